@@ -1,0 +1,100 @@
+/**
+ * What a device is to the machine.
+ *
+ * A device knows offsets, never its address: the bus owns addresses, the board owns interrupt numbers. It is an
+ * ordinary object on the thread that created the VM, so `read` and `write` may return promises.
+ */
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { Clock } from './clock.ts';
+
+/** Width of one access in bytes. Wider guest accesses (8 bytes, strings) arrive as several. */
+export type AccessSize = 1 | 2 | 4;
+
+/** An interrupt line. Level semantics; `pulse` is raise and lower, what an edge-triggered line wants. */
+export interface IrqLine {
+  raise(): void;
+  lower(): void;
+  pulse(): void;
+}
+
+/**
+ * A word in memory shared with the vCPU threads behind a `latched` or `w1c` register. `store` is visible to the
+ * guest's next read without any hand-over.
+ */
+export interface Latch {
+  load(): number;
+  store(value: number): void;
+  /** Sets bits atomically (the device's side of a write-one-to-clear status register). Returns the old value. */
+  or(bits: number): number;
+  /** Clears bits atomically. Returns the old value. */
+  clear(bits: number): number;
+}
+
+/**
+ * How accesses to a range of a device's registers travel.
+ * - `read: 'sync'` (default): the vCPU waits for `Device.read`.
+ * - `read: 'latched'`: the vCPU reads the register's latch and goes on.
+ * - `write: 'sync'` (default): the vCPU waits for `Device.write`.
+ * - `write: 'posted'`: the write goes to a ring, in order with all later accesses of that vCPU, which goes on.
+ * - `write: 'w1c'`: the bits written are cleared in the latch `target`, atomically, without the device; if the
+ *   result is zero the device is told by a posted write of the cleared value.
+ */
+export interface RegisterMode {
+  /** Offset of the first byte of the range within the device. */
+  offset: number;
+  /** Length of the range in bytes; for `latched` and `w1c` 1, 2 or 4. */
+  size: number;
+  read?: 'sync' | 'latched';
+  write?: 'sync' | 'posted' | 'w1c';
+  /** For `w1c`: the offset of the latched register whose bits are cleared; the same offset when absent. */
+  target?: number;
+}
+
+/** What the machine gives a device when it is attached. */
+export interface DeviceContext {
+  /** Guest RAM, for DMA. */
+  readonly memory: GuestMemory;
+  /** Guest time. */
+  readonly clock: Clock;
+  /** The device's n-th interrupt line, in the order given when it was attached. */
+  irq(index?: number): IrqLine;
+  /** The latch of the register at `offset` (it must be declared `latched` or be a `w1c` target). */
+  latch(offset: number): Latch;
+  /** Asks the machine to end: guest power-off, reset request and the like. */
+  stop(reason: StopReason): void;
+  /** Reports something worth a log line (rate-limited by the machine). */
+  log(level: 'debug' | 'info' | 'warn' | 'error', message: string): void;
+}
+
+/** Why a device ends the run. */
+export type StopReason =
+  | { kind: 'poweroff'; by: string }
+  | { kind: 'reset'; by: string }
+  | { kind: 'exit'; status: number; by: string }
+  | { kind: 'panic'; message: string; by: string };
+
+/** A device's state: anything structured clone can copy. */
+export type DeviceState = Record<string, unknown>;
+
+/** A device on the bus. */
+export interface Device {
+  /** Unique within a machine; used in errors, traces and saved state. */
+  readonly name: string;
+  /** Widest access the device takes; the bus splits wider ones into ascending ones. Default 4. */
+  readonly maxAccess?: AccessSize;
+  /** Ranges whose accesses are not `sync`. */
+  readonly registers?: readonly RegisterMode[];
+  /** Called once before the guest runs. */
+  attach?(context: DeviceContext): void;
+  /** @returns the value, unsigned, below 2^(8*size) */
+  read?(offset: number, size: AccessSize): number | Promise<number>;
+  /** @param value unsigned, below 2^(8*size) */
+  write?(offset: number, size: AccessSize, value: number): void | Promise<void>;
+  /** Back to power-on state. */
+  reset?(): void;
+  /** Everything that {@link restore} needs to continue on another machine object. */
+  save(): DeviceState;
+  restore(state: DeviceState): void;
+  /** Releases host resources. */
+  close?(): void | Promise<void>;
+}
