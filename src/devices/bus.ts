@@ -1,0 +1,384 @@
+/**
+ * The bus: which device answers which port or guest-physical address, on the thread that owns the devices.
+ *
+ * vCPU threads look addresses up themselves ({@link BusClient}) and hand over only what a device must do itself; here
+ * those accesses are carried out, in order for each vCPU, one at a time for each device.
+ */
+import { TsvError, toTsvError } from '../errors.ts';
+import { BusClient } from './bus-client.ts';
+import {
+  BusTable,
+  LATCH_CAPACITY,
+  READ_LATCHED,
+  READ_SYNC,
+  SPACE,
+  type Space,
+  type TableMode,
+  WRITE_POSTED,
+  WRITE_SYNC,
+  WRITE_W1C,
+} from './bus-table.ts';
+import { type Access, Channel, Doorbell } from './channel.ts';
+import type { AccessSize, Device, Latch, RegisterMode } from './device.ts';
+
+/** Where a device's registers appear. */
+export interface Mount {
+  space: Space;
+  /** First port or guest-physical address. */
+  base: number;
+  /** Length in bytes. */
+  size: number;
+  /** The device offset that `base` stands for; default 0. */
+  offset?: number;
+}
+
+/** What a {@link Bus} reports to its machine. */
+export interface BusEvents {
+  /** A device threw, rejected or took longer than `deviceTimeout`. The access is answered with all ones. */
+  onDeviceError(error: TsvError, device: Device): void;
+}
+
+interface Region extends Required<Mount> {
+  id: number;
+  device: Device;
+}
+
+/** Turn of the event loop after this much uninterrupted device work, so that timers and sockets get their share. */
+const SERVICE_SLICE_MS = 5;
+
+const PHYSICAL_LIMIT = 2 ** 52;
+
+/** The bus of one machine. */
+export class Bus {
+  readonly table = new BusTable();
+  readonly bell = new Doorbell();
+  readonly #events: BusEvents;
+  readonly #deviceTimeout: number;
+  readonly #regions: Region[] = [];
+  readonly #byId = new Map<number, Region>();
+  readonly #channels: Channel[] = [];
+  readonly #latches = new Map<Device, Map<number, number>>();
+  readonly #busy = new Map<Device, Promise<void>>();
+  /** Channels whose mailbox is being served by a device that answered with a promise. */
+  readonly #pending = new Set<Channel>();
+  #nextId = 0;
+  #nextLatch = 0;
+  #serving = false;
+  #closed = false;
+
+  /** @param options.deviceTimeout milliseconds a device may take for one access; 0 for no limit; default 30 000 */
+  constructor(events: BusEvents, options: { deviceTimeout?: number } = {}) {
+    this.#events = events;
+    this.#deviceTimeout = options.deviceTimeout ?? 30_000;
+  }
+
+  /**
+   * Gives a device a range of ports or guest-physical addresses.
+   * @throws TSV_E_BUS_OVERLAP when part of it is taken, TSV_E_BUS_RANGE when it cannot exist
+   */
+  mount(device: Device, mount: Mount): void {
+    const region: Region = { offset: 0, ...mount, id: this.#nextId, device };
+    checkRange(region);
+    const other = this.#regions.find(
+      (r) => r.space === region.space && r.base < region.base + region.size && region.base < r.base + r.size,
+    );
+    if (other !== undefined) {
+      throw new TsvError(
+        'TSV_E_BUS_OVERLAP',
+        `Device "${device.name}" at ${describe(region)} overlaps device "${other.device.name}" at ${describe(other)}.`,
+        { hint: 'Choose a free range, or unmount the other device first.' },
+      );
+    }
+    this.#nextId++;
+    this.#regions.push(region);
+    this.#byId.set(region.id, region);
+    this.#publish();
+  }
+
+  /** Takes a device off the bus, or only one of its ranges. */
+  unmount(device: Device, mount?: Pick<Mount, 'space' | 'base'>): void {
+    const gone = (r: Region) =>
+      r.device === device && (mount === undefined || (r.space === mount.space && r.base === mount.base));
+    for (let i = this.#regions.length - 1; i >= 0; i--)
+      if (gone(this.#regions[i])) this.#regions.splice(i, 1);
+    this.#publish();
+  }
+
+  /** Every mounted range, in order of mounting. */
+  get mounts(): readonly (Mount & { device: Device })[] {
+    return this.#regions;
+  }
+
+  /** The latch behind the latched or w1c register at a device's offset. @throws TSV_E_BUS_RANGE when not declared */
+  latch(device: Device, offset: number): Latch {
+    const declared = device.registers?.some((mode) => latchOffset(mode) === offset);
+    if (!declared) {
+      throw new TsvError(
+        'TSV_E_BUS_RANGE',
+        `Device "${device.name}" declares no latch at offset ${offset}.`,
+        {
+          hint: 'Declare the register with read: "latched" or as the target of write: "w1c".',
+        },
+      );
+    }
+    const index = this.#latchIndex(device, offset);
+    const words = this.table.latches;
+    return {
+      load: () => Atomics.load(words, index) >>> 0,
+      store: (value) => {
+        Atomics.store(words, index, value);
+      },
+      or: (bits) => Atomics.or(words, index, bits) >>> 0,
+      clear: (bits) => Atomics.and(words, index, ~bits) >>> 0,
+    };
+  }
+
+  /** A channel for one more vCPU. Accesses are served once {@link serve} runs. */
+  addChannel(): Channel {
+    const channel = new Channel();
+    this.#channels.push(channel);
+    return channel;
+  }
+
+  /** A client on this thread's side of the table, to look up and read latches; its sync accesses would deadlock here. */
+  client(channel: Channel): BusClient {
+    return new BusClient(this.table, channel, this.bell);
+  }
+
+  /** Carries out one access from this thread: for tests, debuggers and devices that forward. Reads all ones where nothing is. */
+  async access(space: Space, address: number, size: AccessSize, write?: number): Promise<number> {
+    const region = this.#regions.find(
+      (r) => r.space === space && address >= r.base && address + size <= r.base + r.size,
+    );
+    if (region === undefined) return size === 4 ? 0xffffffff : 2 ** (size * 8) - 1;
+    const value = await this.#perform(region, {
+      region: region.id,
+      offset: address - region.base,
+      size,
+      isWrite: write !== undefined,
+      value: write ?? 0,
+    });
+    return value;
+  }
+
+  /** Serves the vCPUs until {@link close}. */
+  async serve(): Promise<void> {
+    if (this.#serving) return;
+    this.#serving = true;
+    let sliceStart = performance.now();
+    while (!this.#closed) {
+      const count = this.bell.count();
+      for (const channel of this.#channels) this.#serveChannel(channel);
+      const rung = this.bell.wait(count);
+      if (rung !== undefined) {
+        await rung;
+        sliceStart = performance.now();
+      } else if (performance.now() - sliceStart > SERVICE_SLICE_MS) {
+        await new Promise((resolve) => setImmediate(resolve));
+        sliceStart = performance.now();
+      }
+    }
+    this.#serving = false;
+  }
+
+  /** Carries out the posted writes that are still in the rings: for the moment after every vCPU has stopped. */
+  async drain(): Promise<void> {
+    for (const channel of this.#channels) this.#serveChannel(channel);
+    while (this.#pending.size > 0) {
+      await Promise.all(this.#busy.values());
+      for (const channel of this.#channels) this.#serveChannel(channel);
+    }
+  }
+
+  /** Lets every vCPU that waits for a device go with an abort. */
+  abort(): void {
+    for (const channel of this.#channels) channel.abort();
+  }
+
+  /** Ends {@link serve}. */
+  close(): void {
+    this.#closed = true;
+    this.abort();
+    this.bell.ring();
+  }
+
+  #serveChannel(channel: Channel): void {
+    if (this.#pending.has(channel)) return;
+    let access = channel.takePosted();
+    while (access !== undefined) {
+      const region = this.#byId.get(access.region);
+      const done = region === undefined ? 0 : this.#perform(region, access);
+      if (typeof done !== 'number') {
+        // The device is busy: later writes of this vCPU wait their turn, and so does the vCPU once its ring is full.
+        this.#hold(channel, done);
+        return;
+      }
+      access = channel.takePosted();
+    }
+    const request = channel.request();
+    if (request === undefined) return;
+    const region = this.#byId.get(request.region);
+    const value = region === undefined ? 0xffffffff : this.#perform(region, request);
+    if (typeof value === 'number') channel.answer(value);
+    else this.#hold(channel, value, true);
+  }
+
+  #hold(channel: Channel, work: Promise<number>, answer = false): void {
+    this.#pending.add(channel);
+    work.then((value) => {
+      this.#pending.delete(channel);
+      if (answer) channel.answer(value);
+      this.bell.ring();
+    });
+  }
+
+  /** Never throws: what goes wrong is reported and answered with all ones. */
+  #perform(region: Region, access: Access): number | Promise<number> {
+    const { device } = region;
+    const busy = this.#busy.get(device);
+    if (busy !== undefined) return busy.then(() => this.#perform(region, access));
+    try {
+      const offset = access.offset + region.offset;
+      if (access.isWrite) {
+        const done = device.write?.(offset, access.size, access.value);
+        return done === undefined ? 0 : this.#await(device, access, done);
+      }
+      const value = device.read?.(offset, access.size);
+      return typeof value === 'object' ? this.#await(device, access, value) : (value ?? 0xffffffff);
+    } catch (error) {
+      this.#fail(device, access, error);
+      return 0xffffffff;
+    }
+  }
+
+  async #await(device: Device, access: Access, work: Promise<unknown>): Promise<number> {
+    let timer: NodeJS.Timeout | undefined;
+    const limit =
+      this.#deviceTimeout === 0
+        ? []
+        : [
+            new Promise<never>((_, reject) => {
+              timer = setTimeout(() => reject(this.#lateError(device, access)), this.#deviceTimeout);
+            }),
+          ];
+    const result = Promise.race([work, ...limit])
+      .catch((error) => this.#fail(device, access, error))
+      .finally(() => {
+        clearTimeout(timer);
+        this.#busy.delete(device);
+      });
+    this.#busy.set(
+      device,
+      result.then(() => undefined),
+    );
+    const value = await result;
+    return typeof value === 'number' ? value : 0xffffffff;
+  }
+
+  #lateError(device: Device, access: Access): TsvError {
+    return new TsvError(
+      'TSV_E_DEVICE_TIMEOUT',
+      `Device "${device.name}" did not answer a ${access.isWrite ? 'write' : 'read'} at offset 0x${access.offset.toString(16)} within ${this.#deviceTimeout} ms.`,
+      { hint: 'Look for a promise in the device that is never settled, or raise deviceTimeout.' },
+    );
+  }
+
+  #fail(device: Device, access: Access, error: unknown): undefined {
+    const where = `${access.isWrite ? 'a write to' : 'a read of'} offset 0x${access.offset.toString(16)}`;
+    const reported = toTsvError(
+      error,
+      'TSV_E_DEVICE',
+      `Device "${device.name}" failed in ${where}: ${error instanceof Error ? error.message : String(error)}.`,
+      'The stack of the cause shows the place in the device.',
+    );
+    this.#events.onDeviceError(reported, device);
+  }
+
+  #latchIndex(device: Device, offset: number): number {
+    let latches = this.#latches.get(device);
+    if (latches === undefined) {
+      latches = new Map();
+      this.#latches.set(device, latches);
+    }
+    let index = latches.get(offset);
+    if (index === undefined) {
+      if (this.#nextLatch === LATCH_CAPACITY) {
+        throw new TsvError('TSV_E_BUS_RANGE', `All ${LATCH_CAPACITY} latches of the bus are in use.`, {
+          hint: 'Declare fewer latched registers.',
+        });
+      }
+      index = this.#nextLatch++;
+      latches.set(offset, index);
+    }
+    return index;
+  }
+
+  #publish(): void {
+    this.table.publish(
+      this.#regions.map((region) => ({
+        id: region.id,
+        space: SPACE[region.space],
+        base: region.base,
+        size: region.size,
+        maxAccess: region.device.maxAccess ?? 4,
+        modes: this.#modes(region),
+      })),
+    );
+  }
+
+  /** The device's modes that fall into a region, by offsets within the region. */
+  #modes(region: Region): TableMode[] {
+    const modes: TableMode[] = [];
+    for (const mode of region.device.registers ?? []) {
+      const offset = mode.offset - region.offset;
+      if (offset < 0 || offset + mode.size > region.size) continue;
+      const latched = mode.read === 'latched';
+      const w1c = mode.write === 'w1c';
+      modes.push({
+        offset,
+        size: mode.size,
+        read: latched ? READ_LATCHED : READ_SYNC,
+        write: w1c ? WRITE_W1C : mode.write === 'posted' ? WRITE_POSTED : WRITE_SYNC,
+        readLatch: latched ? this.#latchIndex(region.device, mode.offset) : -1,
+        w1cLatch: w1c ? this.#latchIndex(region.device, mode.target ?? mode.offset) : -1,
+      });
+    }
+    return modes;
+  }
+}
+
+function latchOffset(mode: RegisterMode): number | undefined {
+  if (mode.write === 'w1c') return mode.target ?? mode.offset;
+  return mode.read === 'latched' ? mode.offset : undefined;
+}
+
+function describe({ space, base, size }: Mount): string {
+  return `${space === 'pio' ? 'port' : 'address'} 0x${base.toString(16)}+0x${size.toString(16)}`;
+}
+
+function checkRange(region: Region): void {
+  const limit = region.space === 'pio' ? 0x10000 : PHYSICAL_LIMIT;
+  const whole = Number.isSafeInteger(region.base) && Number.isSafeInteger(region.size) && region.size > 0;
+  if (!whole || region.base < 0 || region.base + region.size > limit) {
+    throw new TsvError(
+      'TSV_E_BUS_RANGE',
+      `Device "${region.device.name}" cannot be at ${describe(region)}.`,
+      {
+        hint:
+          region.space === 'pio' ? 'Ports go from 0 to 0xffff.' : 'Guest-physical addresses have 52 bits.',
+      },
+    );
+  }
+  for (const mode of region.device.registers ?? []) {
+    const word = mode.read === 'latched' || mode.write === 'w1c';
+    if (word && ![1, 2, 4].includes(mode.size)) {
+      throw new TsvError(
+        'TSV_E_BUS_RANGE',
+        `Device "${region.device.name}" declares a latched register of ${mode.size} bytes.`,
+        {
+          hint: 'A latched or w1c register has 1, 2 or 4 bytes.',
+        },
+      );
+    }
+  }
+}

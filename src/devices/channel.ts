@@ -1,0 +1,181 @@
+/**
+ * The channel between one vCPU thread and the thread that owns the devices: a mailbox for accesses that wait for an
+ * answer, a ring for posted writes, and the doorbell that all vCPUs of a machine share.
+ *
+ * Order: the owner drains a vCPU's ring before it answers that vCPU's mailbox, so a device sees each vCPU's accesses
+ * in program order. A full ring makes the vCPU wait: a guest that floods a device is slowed, not buffered.
+ */
+
+/** Mailbox states. */
+const IDLE = 0;
+const REQUEST = 1;
+const DONE = 2;
+const ABORTED = 3;
+
+const STATE = 0;
+const REGION = 1;
+const OFFSET_LO = 2;
+const OFFSET_HI = 3;
+const SIZE = 4;
+const IS_WRITE = 5;
+const VALUE = 6;
+const HEAD = 8;
+const TAIL = 9;
+const RING = 16;
+const ENTRY_WORDS = 4;
+const RING_ENTRIES = 1024;
+const WORDS = RING + RING_ENTRIES * ENTRY_WORDS;
+
+const BELL = 0;
+const OWNER_IDLE = 1;
+
+/** An access a device must carry out. */
+export interface Access {
+  region: number;
+  offset: number;
+  size: 1 | 2 | 4;
+  isWrite: boolean;
+  value: number;
+}
+
+/** Thrown into a vCPU's run loop when the machine stops while it waits for a device. */
+export class ChannelAborted extends Error {}
+
+/** Wakes the owner of the devices. */
+export class Doorbell {
+  readonly shared: SharedArrayBuffer;
+  readonly #words: Int32Array;
+
+  constructor(shared = new SharedArrayBuffer(8)) {
+    this.shared = shared;
+    this.#words = new Int32Array(shared);
+  }
+
+  /** Called by a vCPU thread after it has put something into its channel. */
+  ring(): void {
+    Atomics.add(this.#words, BELL, 1);
+    if (Atomics.exchange(this.#words, OWNER_IDLE, 0) === 1) Atomics.notify(this.#words, BELL);
+  }
+
+  /** The count of rings so far; pass it to {@link wait} after looking at every channel. */
+  count(): number {
+    return Atomics.load(this.#words, BELL);
+  }
+
+  /** Resolves when the bell has rung since `count`; undefined when it already has. */
+  wait(count: number): Promise<unknown> | undefined {
+    Atomics.store(this.#words, OWNER_IDLE, 1);
+    const result = Atomics.waitAsync(this.#words, BELL, count);
+    return result.async ? result.value : undefined;
+  }
+}
+
+/** One vCPU's mailbox and ring. The same class serves both sides; each method says whose it is. */
+export class Channel {
+  readonly shared: SharedArrayBuffer;
+  readonly #words: Int32Array;
+
+  constructor(shared = new SharedArrayBuffer(WORDS * 4)) {
+    this.shared = shared;
+    this.#words = new Int32Array(shared);
+  }
+
+  /**
+   * vCPU: hands an access over and waits for it.
+   * @returns the value read, unsigned
+   * @throws ChannelAborted when the machine stops meanwhile
+   */
+  call(
+    bell: Doorbell,
+    region: number,
+    offset: number,
+    size: number,
+    isWrite: boolean,
+    value: number,
+  ): number {
+    const words = this.#words;
+    words[REGION] = region;
+    words[OFFSET_LO] = offset % 2 ** 32;
+    words[OFFSET_HI] = Math.floor(offset / 2 ** 32);
+    words[SIZE] = size;
+    words[IS_WRITE] = isWrite ? 1 : 0;
+    words[VALUE] = value;
+    if (Atomics.compareExchange(words, STATE, IDLE, REQUEST) === ABORTED) throw new ChannelAborted();
+    bell.ring();
+    let state = REQUEST;
+    while (state === REQUEST) {
+      Atomics.wait(words, STATE, REQUEST);
+      state = Atomics.load(words, STATE);
+    }
+    if (Atomics.compareExchange(words, STATE, DONE, IDLE) !== DONE) throw new ChannelAborted();
+    return words[VALUE] >>> 0;
+  }
+
+  /** vCPU: hands a write over and goes on; waits only while the ring is full. @throws ChannelAborted */
+  post(bell: Doorbell, region: number, offset: number, size: number, value: number): void {
+    const words = this.#words;
+    const head = words[HEAD];
+    let tail = Atomics.load(words, TAIL);
+    while (((head - tail) | 0) >= RING_ENTRIES) {
+      if (Atomics.load(words, STATE) === ABORTED) throw new ChannelAborted();
+      bell.ring();
+      Atomics.wait(words, TAIL, tail, 100);
+      tail = Atomics.load(words, TAIL);
+    }
+    const at = RING + (head & (RING_ENTRIES - 1)) * ENTRY_WORDS;
+    words[at] = region | (size << 16);
+    words[at + 1] = offset % 2 ** 32;
+    words[at + 2] = value;
+    words[at + 3] = Math.floor(offset / 2 ** 32);
+    Atomics.store(words, HEAD, (head + 1) | 0);
+    bell.ring();
+  }
+
+  /** Owner: the oldest posted write, removed from the ring; undefined when there is none. */
+  takePosted(): Access | undefined {
+    const words = this.#words;
+    const tail = words[TAIL];
+    const head = Atomics.load(words, HEAD);
+    if (head === tail) return undefined;
+    const at = RING + (tail & (RING_ENTRIES - 1)) * ENTRY_WORDS;
+    const access: Access = {
+      region: words[at] & 0xffff,
+      offset: (words[at + 1] >>> 0) + words[at + 3] * 2 ** 32,
+      size: (words[at] >>> 16) as 1 | 2 | 4,
+      isWrite: true,
+      value: words[at + 2] >>> 0,
+    };
+    Atomics.store(words, TAIL, (tail + 1) | 0);
+    // A producer that found the ring full waits for room; waking it when half is free saves wake-ups.
+    if (((head - tail) | 0) === RING_ENTRIES / 2) Atomics.notify(words, TAIL);
+    return access;
+  }
+
+  /** Owner: the access waiting in the mailbox, if any. It stays there until {@link answer}. */
+  request(): Access | undefined {
+    const words = this.#words;
+    if (Atomics.load(words, STATE) !== REQUEST) return undefined;
+    return {
+      region: words[REGION],
+      offset: (words[OFFSET_LO] >>> 0) + words[OFFSET_HI] * 2 ** 32,
+      size: words[SIZE] as 1 | 2 | 4,
+      isWrite: words[IS_WRITE] === 1,
+      value: words[VALUE] >>> 0,
+    };
+  }
+
+  /** Owner: completes the access in the mailbox. */
+  answer(value: number): void {
+    const words = this.#words;
+    words[VALUE] = value;
+    Atomics.compareExchange(words, STATE, REQUEST, DONE);
+    Atomics.notify(words, STATE);
+  }
+
+  /** Owner: whatever the vCPU waits for now or later throws ChannelAborted there. */
+  abort(): void {
+    Atomics.store(this.#words, STATE, ABORTED);
+    Atomics.notify(this.#words, STATE);
+    Atomics.notify(this.#words, TAIL);
+  }
+}
