@@ -86,6 +86,8 @@ export class GuestMemory {
 
   /** Copies RAM out, across adjacent regions. @throws TSV_E_GUEST_ADDRESS */
   read(gpa: number, length: number): Uint8Array {
+    // Checked before the allocation: a length the guest made up must not cost host memory.
+    if (length !== 0 && !this.contains(gpa, length)) throw outside(gpa, length);
     const out = new Uint8Array(length);
     this.#each(gpa, length, (piece, done) => out.set(piece, done));
     return out;
