@@ -33,7 +33,7 @@ export const MMIO_HOLE_START = 3 * GIB;
 export const MMIO_HOLE_END = 4 * GIB;
 /** I/O APIC registers (Intel 82093AA). */
 export const IO_APIC_BASE = 0xfec00000;
-/** Local APIC registers (SDM vol. 3 section 11.4.1). */
+/** Local APIC registers (SDM vol. 3 section 10.4.1). */
 export const LOCAL_APIC_BASE = 0xfee00000;
 /** Where KVM_SET_IDENTITY_MAP_ADDR's page goes; the three pages of KVM_SET_TSS_ADDR follow it. */
 export const KVM_IDENTITY_MAP_BASE = 0xfeffc000;
