@@ -1,0 +1,116 @@
+/**
+ * The engine seam: everything above this file is the same code for kvm and tcg.
+ *
+ * An engine has two halves. {@link EngineVm} lives on the thread that created the machine: memory slots, interrupt
+ * lines, machine-wide state. {@link EngineVcpu} lives in a vCPU's worker thread: it enters the guest and reports
+ * exits in the layout of struct kvm_run (src/kvm/abi/run.ts), whichever engine ran.
+ */
+import type { DirtyBitmap } from '../memory/dirty-bitmap.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { CpuidEntry, DebugRegs, Translation, VcpuState } from './state.ts';
+
+/** Engines by name. */
+export type EngineName = 'kvm' | 'tcg';
+
+/**
+ * Who emulates the interrupt controllers: `kernel` (PIC, I/O APIC and local APICs by the engine), `split` (local APICs
+ * by the engine, the rest by devices), `none` (HLT then ends the vCPU's run).
+ */
+export type IrqchipMode = 'kernel' | 'split' | 'none';
+
+/** Options of {@link EngineVm} creation. */
+export interface EngineVmConfig {
+  memory: GuestMemory;
+  irqchip: IrqchipMode;
+  /** Whether the engine shall emulate the PIT and port 0x61; needs `irqchip: 'kernel'`. */
+  pit: boolean;
+  /** Record which pages the guest writes. */
+  dirtyLog?: boolean;
+}
+
+/** One half of an MSI: the address and data a device writes (SDM vol. 3, 11.11). */
+export interface MsiMessage {
+  address: number;
+  data: number;
+}
+
+/** A machine as an engine sees it, on the thread that owns the devices. */
+export interface EngineVm extends AsyncDisposable {
+  readonly engine: EngineName;
+  /** CPUID leaves that guests of this engine can have. */
+  supportedCpuid(): CpuidEntry[];
+  /** MSRs whose value belongs to a vCPU's saved state. */
+  msrIndices(): number[];
+  /**
+   * Adds RAM or ROM that is not part of the machine's memory.
+   * @param bytes page-aligned view of shared memory
+   */
+  mapMemory(gpa: number, bytes: Uint8Array, options?: { readonly?: boolean }): number;
+  /** Removes what {@link mapMemory} added. */
+  unmapMemory(slot: number): void;
+  /** Drives an input of the interrupt controllers. */
+  setIrqLine(gsi: number, level: 0 | 1): void;
+  /** Delivers a message-signalled interrupt. */
+  signalMsi(message: MsiMessage): void;
+  /** Pages written since the last call, one bitmap for each RAM region, and starts anew. Needs `dirtyLog`. */
+  takeDirtyLog(): DirtyBitmap[];
+  /** What a vCPU's worker needs to open its half; structured-cloneable. */
+  vcpuPort(index: number): VcpuPort;
+  /** Makes a vCPU's `enter` return soon, from any state. */
+  kick(tid: number, run: Uint8Array): void;
+  /** Machine-wide engine state: interrupt controllers, timers, clock. All vCPUs must be paused. */
+  save(): Record<string, unknown>;
+  restore(state: Record<string, unknown>): void;
+}
+
+/** Names an engine and a vCPU to its worker. */
+export interface VcpuPort {
+  engine: EngineName;
+  index: number;
+  /** Engine-specific, structured-cloneable. */
+  detail: unknown;
+}
+
+/** A state component and its value. */
+export type StateKey = keyof VcpuState;
+
+/** The order in which state must be written: later components depend on earlier ones (KVM api.rst 4.x). */
+export const STATE_ORDER: readonly StateKey[] = [
+  'cpuid',
+  'tsc_khz',
+  'sregs',
+  'regs',
+  'xcrs',
+  'xsave',
+  'fpu',
+  'debugregs',
+  'lapic',
+  'msrs',
+  'events',
+  'mp_state',
+];
+
+/** What single-stepping and breakpoints need (KVM_SET_GUEST_DEBUG). */
+export interface GuestDebug {
+  control: number;
+  debugregs: Pick<DebugRegs, 'db' | 'dr7'>;
+}
+
+/** A vCPU, in its worker. */
+export interface EngineVcpu {
+  /** The run area: struct kvm_run and the data pages after it, in shared memory. */
+  readonly run: Uint8Array;
+  /** Runs the guest until the next exit. @returns 0 on an exit, -EINTR after a kick, another -errno on failure */
+  enter(): number;
+  get<K extends StateKey>(key: K): VcpuState[K];
+  set<K extends StateKey>(key: K, value: VcpuState[K]): void;
+  /** Reads single MSRs. @throws TSV_E_IOCTL naming the one that is refused */
+  getMsrs(indices: readonly number[]): VcpuState['msrs'];
+  /** Linear to physical, by the guest's current page tables. */
+  translate(linear: bigint): Translation;
+  setGuestDebug(debug: GuestDebug): void;
+  /** Queues an external interrupt; only with `irqchip: 'none'`. */
+  interrupt(vector: number): void;
+  nmi(): void;
+  close(): void;
+}
