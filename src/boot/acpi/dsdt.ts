@@ -1,0 +1,116 @@
+/** The DSDT: what devices the board has that the guest cannot find by itself (ACPI 6.5 section 5.2.11.1). */
+import {
+  type Aml,
+  arg,
+  device,
+  eisaId,
+  integer,
+  method,
+  name,
+  namePath,
+  packageOf,
+  scope,
+  store,
+  string,
+} from './aml.ts';
+import {
+  busNumbers,
+  ioPorts,
+  ioWindow,
+  irq,
+  memory32Fixed,
+  memoryWindow,
+  memoryWindow64,
+  resourceTemplate,
+} from './resources.ts';
+
+/** Value of SLP_TYP that, written with SLP_EN to PM1a_CNT, powers the machine off. */
+export const SLEEP_TYPE_S5 = 5;
+
+/** A range of addresses, both ends included. */
+export interface AddressWindow {
+  readonly first: number;
+  readonly last: number;
+}
+
+/** What the DSDT describes. */
+export interface DsdtOptions {
+  /** 16550A serial ports, COM1 first. */
+  readonly serial?: readonly { readonly port: number; readonly irq: number }[];
+  /** An 8042 with a keyboard. */
+  readonly keyboard?: boolean;
+  /** First of the 12 ports of fw_cfg. */
+  readonly fwCfgPort?: number;
+  /** The PCI host's windows for memory BARs, below and above 4 GiB; no PCI host when absent. */
+  readonly pci?: { readonly mmio: AddressWindow; readonly mmio64?: AddressWindow };
+  /** Ports and registers that belong to the board itself, so that the guest gives them to nobody. */
+  readonly boardPorts?: readonly { readonly port: number; readonly length: number }[];
+  readonly boardMemory?: readonly { readonly address: number; readonly length: number }[];
+}
+
+/** Ports of PCI configuration mechanism #1. */
+const PCI_CONFIG_PORT = 0xcf8;
+const PCI_CONFIG_LENGTH = 8;
+
+/** The DSDT's AML, without the table header. */
+export function buildDsdt(options: DsdtOptions): Aml[] {
+  const { serial = [], boardPorts = [], boardMemory = [] } = options;
+  const devices = [
+    ...(options.pci === undefined ? [] : [pciHost(options.pci)]),
+    isa('PIC', 'PNP0000', [ioPorts(0x20, 2), ioPorts(0xa0, 2), irq(2)]),
+    isa('TIMR', 'PNP0100', [ioPorts(0x40, 4), irq(0)]),
+    isa('RTC', 'PNP0B00', [ioPorts(0x70, 2), irq(8)]),
+    isa('SPKR', 'PNP0800', [ioPorts(0x61, 1)]),
+    ...(options.keyboard ? [isa('KBD', 'PNP0303', [ioPorts(0x60, 1), ioPorts(0x64, 1), irq(1)])] : []),
+    ...serial.map(({ port, irq: line }, i) =>
+      device(`COM${i + 1}`, [
+        name('_HID', eisaId('PNP0501')),
+        name('_UID', integer(i + 1)),
+        name('_CRS', resourceTemplate([ioPorts(port, 8), irq(line)])),
+      ]),
+    ),
+    ...(options.fwCfgPort === undefined ? [] : [fwCfg(options.fwCfgPort)]),
+    isa('MBRD', 'PNP0C02', [
+      ...boardPorts.map(({ port, length }) => ioPorts(port, length)),
+      ...boardMemory.map(({ address, length }) => memory32Fixed(address, length)),
+    ]),
+  ];
+  // \_S5: SLP_TYP for PM1a_CNT and PM1b_CNT, two reserved (section 7.4.2).
+  const s5 = packageOf([SLEEP_TYPE_S5, SLEEP_TYPE_S5, 0, 0].map(integer));
+  // \_PIC is told the interrupt model; whoever debugs a guest can look at it (section 5.8.1).
+  const pic = [name('\\PICM', integer(0)), method('\\_PIC', 1, [store(arg(0), namePath('\\PICM'))])];
+  return [name('\\_S5', s5), ...pic, scope('\\_SB', devices)];
+}
+
+function isa(path: string, id: string, resources: readonly Aml[]): Aml {
+  return device(path, [name('_HID', eisaId(id)), name('_CRS', resourceTemplate(resources))]);
+}
+
+/** The identifier is that of QEMU's fw_cfg, which Linux's qemu_fw_cfg driver binds to; _STA keeps it out of UIs. */
+function fwCfg(port: number): Aml {
+  return device('FWCF', [
+    name('_HID', string('QEMU0002')),
+    name('_STA', integer(0x0b)),
+    name('_CRS', resourceTemplate([ioPorts(port, 12)])),
+  ]);
+}
+
+function pciHost(windows: { mmio: AddressWindow; mmio64?: AddressWindow }): Aml {
+  const { mmio, mmio64 } = windows;
+  return device('PCI0', [
+    name('_HID', eisaId('PNP0A03')),
+    name('_UID', integer(0)),
+    name('_BBN', integer(0)),
+    name(
+      '_CRS',
+      resourceTemplate([
+        busNumbers(0, 0xff),
+        ioPorts(PCI_CONFIG_PORT, PCI_CONFIG_LENGTH),
+        ioWindow(0, PCI_CONFIG_PORT - 1),
+        ioWindow(PCI_CONFIG_PORT + PCI_CONFIG_LENGTH, 0xffff),
+        memoryWindow(mmio.first, mmio.last),
+        ...(mmio64 === undefined ? [] : [memoryWindow64(mmio64.first, mmio64.last)]),
+      ]),
+    ),
+  ]);
+}
