@@ -239,6 +239,11 @@ export class KvmVm implements EngineVm {
     return { engine: 'kvm', index, detail };
   }
 
+  runArea(port: VcpuPort): Uint8Array {
+    const { run, runSize } = port.detail as KvmVcpuDetail;
+    return new Uint8Array(run, 0, runSize);
+  }
+
   kick(tid: number, run: Uint8Array): void {
     // In this order: a vCPU about to enter sees immediate_exit, one inside is interrupted by the signal.
     run[IMMEDIATE_EXIT] = 1;

@@ -56,6 +56,8 @@ export interface EngineVm extends AsyncDisposable {
   takeDirtyLog(): DirtyBitmap[];
   /** What a vCPU's worker needs to open its half; structured-cloneable. */
   vcpuPort(index: number): VcpuPort;
+  /** The vCPU's run area, as its worker sees it too. */
+  runArea(port: VcpuPort): Uint8Array;
   /** Makes a vCPU's `enter` return soon, from any state. */
   kick(tid: number, run: Uint8Array): void;
   /** Machine-wide engine state: interrupt controllers, timers, clock. All vCPUs must be paused. */

@@ -1,0 +1,150 @@
+/** What a machine is made of: the options of `Vm.create`, their defaults and their checks. */
+import { cpus as hostCpus } from 'node:os';
+import type { Logger } from 'pino';
+import { TsvError } from '../errors.ts';
+import { parseMemorySize } from '../memory/layout.ts';
+import type { IrqchipMode } from '../vcpu/engine.ts';
+import type { TraceTopic } from '../vcpu/protocol.ts';
+
+/** Most vCPUs a machine may have; KVM's own limit is checked as well. */
+export const MAX_CPUS = 255;
+
+/** A Linux, PVH or multiboot kernel. Files are paths or their bytes. */
+export interface KernelBoot {
+  kernel: string | Uint8Array;
+  /** Initial RAM disk. */
+  initrd?: string | Uint8Array;
+  /** Kernel command line. */
+  cmdline?: string;
+  /**
+   * How the kernel is entered. `auto` (default) finds it out: a bzImage is unpacked on the host and entered by the
+   * 64-bit boot protocol, as is a Linux vmlinux; an ELF with only a PVH note by PVH; an ELF32 with a multiboot header
+   * by multiboot. `bzimage` leaves the unpacking to the guest.
+   */
+  protocol?: 'auto' | 'linux64' | 'pvh' | 'bzimage' | 'multiboot';
+  /** Multiboot modules. */
+  modules?: readonly { file: string | Uint8Array; cmdline?: string }[];
+}
+
+/** Machine code without any format. */
+export interface FlatBoot {
+  /** The code: a path or bytes. */
+  flat: string | Uint8Array;
+  /** Guest-physical address it is copied to. Default 0x7c00 in real mode, 0x100000 in 64-bit mode. */
+  address?: number;
+  /**
+   * Mode the vCPUs start in: `real`, or `long64` with the low 4 GiB identity-mapped. Default `real`.
+   */
+  mode?: 'real' | 'long64';
+  /** First instruction; default the load address. */
+  entry?: number;
+  /** Start the other vCPUs at the same address too, instead of leaving them to INIT/SIPI. RDI holds the index. */
+  startAll?: boolean;
+}
+
+/** What the first vCPU starts with. */
+export type BootConfig = KernelBoot | FlatBoot;
+
+/** Options of `Vm.create`. */
+export interface VmConfig {
+  /** Shown in logs and process titles. Default "vm". */
+  name?: string;
+  /** RAM: bytes, or a text like "512M" or "2G". Default 128 MiB. */
+  memory?: number | string;
+  /** RAM back end: anonymous (default), memfd, hugepages, thp, file:PATH; see src/memory/backends.ts. */
+  memoryBackend?: string;
+  /** Record which pages the guest writes. */
+  dirtyLog?: boolean;
+  /** Let KSM merge equal pages (MADV_MERGEABLE). */
+  mergeable?: boolean;
+  /** Touch all RAM before the start. */
+  prefault?: boolean;
+  /** Number of vCPUs, 1 to 255. Default 1. */
+  cpus?: number;
+  /** CPU model and features: "host", "x86-64-v2,+aes,-avx". Default: what suits the engine. */
+  cpu?: string;
+  /** Which engine runs the guest. Default auto. */
+  accel?: 'auto' | 'kvm' | 'tcg';
+  /** Interrupt controllers. Default `kernel`; `none` for the bare board. */
+  irqchip?: IrqchipMode;
+  /** `pc` (default): the legacy devices, ACPI and PCI host of a PC. `none`: an empty bus. */
+  board?: 'pc' | 'none';
+  boot: BootConfig;
+  /** Guest time runs this many times slower than the host's, 1 to 1000. Default 1. */
+  timeScale?: number;
+  /** Milliseconds one access may keep a device busy. Default 30 000; 0 for no limit. */
+  deviceTimeout?: number;
+  /** Host CPUs for each vCPU's thread: entry i for vCPU i. */
+  affinity?: readonly (readonly number[])[];
+  /** End the run when the guest's kernel panics. Default true. */
+  stopOnPanic?: boolean;
+  /** What to trace; lines are published on the diagnostics channel `tsvisor:trace`. */
+  trace?: readonly TraceTopic[];
+  /** pino logger for what the machine has to say. Default: warnings to stderr. */
+  log?: Logger;
+}
+
+/** A configuration with every default filled in. */
+export interface ResolvedConfig extends Omit<VmConfig, 'memory'> {
+  name: string;
+  memory: number;
+  memoryBackend: string;
+  cpus: number;
+  accel: 'auto' | 'kvm' | 'tcg';
+  irqchip: IrqchipMode;
+  board: 'pc' | 'none';
+  timeScale: number;
+  deviceTimeout: number;
+  affinity: readonly (readonly number[])[];
+  stopOnPanic: boolean;
+  trace: readonly TraceTopic[];
+}
+
+/**
+ * Checks a configuration and fills in the defaults.
+ * @throws TSV_E_MEMORY_SIZE, TSV_E_CPU_COUNT, TSV_E_CONFIG
+ */
+export function resolveConfig(config: VmConfig): ResolvedConfig {
+  const board = config.board ?? 'pc';
+  const resolved: ResolvedConfig = {
+    ...config,
+    name: config.name ?? 'vm',
+    memory: typeof config.memory === 'number' ? config.memory : parseMemorySize(config.memory ?? '128M'),
+    memoryBackend: config.memoryBackend ?? 'anonymous',
+    cpus: config.cpus ?? 1,
+    accel: config.accel ?? 'auto',
+    irqchip: config.irqchip ?? (board === 'none' ? 'none' : 'kernel'),
+    board,
+    timeScale: config.timeScale ?? 1,
+    deviceTimeout: config.deviceTimeout ?? 30_000,
+    affinity: config.affinity ?? [],
+    stopOnPanic: config.stopOnPanic ?? true,
+    trace: config.trace ?? [],
+  };
+  checkCpus(resolved);
+  if (!(resolved.timeScale >= 1 && resolved.timeScale <= 1000)) {
+    throw new TsvError('TSV_E_CONFIG', `timeScale is ${resolved.timeScale}; it must be from 1 to 1000.`, {
+      hint: '1 is real time, 20 lets guest time run 20 times slower.',
+    });
+  }
+  if (resolved.board === 'pc' && resolved.irqchip === 'none') {
+    throw new TsvError('TSV_E_CONFIG', 'The pc board needs interrupt controllers.', {
+      hint: 'Use irqchip: "kernel" or "split", or board: "none".',
+    });
+  }
+  return resolved;
+}
+
+function checkCpus({ cpus, affinity }: ResolvedConfig): void {
+  if (!Number.isInteger(cpus) || cpus < 1 || cpus > MAX_CPUS) {
+    throw new TsvError('TSV_E_CPU_COUNT', `A machine cannot have ${cpus} vCPUs.`, {
+      hint: `Ask for 1 to ${MAX_CPUS}; this host has ${hostCpus().length} processors.`,
+    });
+  }
+  const wrong = affinity.flat().find((cpu) => !Number.isInteger(cpu) || cpu < 0 || cpu >= 1024);
+  if (wrong !== undefined) {
+    throw new TsvError('TSV_E_CONFIG', `${wrong} is not a host CPU number.`, {
+      hint: `This host has CPUs 0 to ${hostCpus().length - 1}.`,
+    });
+  }
+}

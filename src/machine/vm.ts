@@ -1,0 +1,512 @@
+/**
+ * A virtual machine: guest memory, a bus of devices and vCPU threads, run by an engine.
+ *
+ *            start()              pause()
+ *   created ---------> running <----------> paused
+ *       \                 | stop(), guest      | stop()
+ *        \  close()       v                    v
+ *         `----------> stopped (exited resolves)
+ */
+import { channel } from 'node:diagnostics_channel';
+import type { Logger } from 'pino';
+import { Bus, type Mount } from '../devices/bus.ts';
+import type { Device, DeviceContext, StopReason } from '../devices/device.ts';
+import { GuestClock } from '../devices/guest-clock.ts';
+import { IrqLines, UNCONNECTED } from '../devices/irq-lines.ts';
+import { TsvError, toTsvError } from '../errors.ts';
+import { exitReasonName } from '../kvm/abi/index.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import { COUNTER } from '../vcpu/control.ts';
+import type { EngineVm } from '../vcpu/engine.ts';
+import type { RunOutcome } from '../vcpu/protocol.ts';
+import type { VcpuState } from '../vcpu/state.ts';
+import { fromMessage, VcpuThread } from '../vcpu/vcpu-thread.ts';
+import { type Board, buildBoard } from './board.ts';
+import { type LoadedBoot, loadBoot } from './boot.ts';
+import { type ResolvedConfig, resolveConfig, type VmConfig } from './config.ts';
+import { VmConsole } from './console.ts';
+import { cpuSetup } from './cpu.ts';
+import { chooseEngine, type EngineChoice } from './engine-choice.ts';
+import { type ExitReason, type RegisterDump, statusOf, type VmExit } from './exit.ts';
+import { defaultLog } from './log.ts';
+import { registerDump } from './registers.ts';
+
+/** Life-cycle states of a {@link Vm}. */
+export type VmStateName = 'created' | 'running' | 'paused' | 'stopped';
+
+/** Where a device is attached. */
+export interface DeviceOptions {
+  /** Port ranges. */
+  pio?: readonly Omit<Mount, 'space'>[];
+  /** Guest-physical ranges. */
+  mmio?: readonly Omit<Mount, 'space'>[];
+  /** Interrupts (GSI numbers) of the device's lines 0, 1, ... */
+  irq?: readonly number[];
+}
+
+/** What {@link Vm.stats} tells. */
+export interface VmStats {
+  /** Exits by reason, over all vCPUs. */
+  exits: Record<string, number>;
+  /** Entries into the guest. */
+  entries: number;
+  /** Instructions completed by the emulation assist. */
+  assisted: number;
+  /** Port and MMIO accesses that no device claimed. */
+  unclaimed: number;
+}
+
+/** Published with `{ vm, state }` whenever a machine changes state. */
+const stateChannel = channel('tsvisor:state');
+/** Published with `{ vm, exit }` when a run has ended. */
+const exitChannel = channel('tsvisor:exit');
+/** Published with `{ vm, lines }` for traced exits and accesses. */
+const traceChannel = channel('tsvisor:trace');
+
+/** Machines whose vCPUs must be out of the guest before the process can end. */
+const live = new Set<Vm>();
+process.on('exit', () => {
+  for (const vm of live) vm.stopNow();
+});
+
+/** A virtual machine. */
+export class Vm implements AsyncDisposable {
+  readonly name: string;
+  readonly config: ResolvedConfig;
+  /** Which engine runs it, and why. */
+  readonly accel: EngineChoice;
+  readonly memory: GuestMemory;
+  readonly console: VmConsole;
+  /** Resolves when the run has ended and everything is released. Never rejects. */
+  readonly exited: Promise<VmExit>;
+  readonly log: Logger;
+  readonly #engine: EngineVm;
+  readonly #bus: Bus;
+  readonly #irqs: IrqLines;
+  readonly #clock: GuestClock;
+  readonly #vcpus: VcpuThread[] = [];
+  readonly #devices: Device[] = [];
+  readonly #halted = new Set<VcpuThread>();
+  #board: Board | undefined;
+  #boot: LoadedBoot | undefined;
+  #state: VmStateName = 'created';
+  #finishing: Promise<void> | undefined;
+  #exitDone!: (exit: VmExit) => void;
+
+  private constructor(config: ResolvedConfig, accel: EngineChoice, engine: EngineVm, memory: GuestMemory) {
+    this.config = config;
+    this.name = config.name;
+    this.accel = accel;
+    this.memory = memory;
+    this.log = config.log ?? defaultLog();
+    this.#engine = engine;
+    this.#bus = new Bus(
+      { onDeviceError: (error) => this.#end({ reason: 'error', by: 'device', error }) },
+      { deviceTimeout: config.deviceTimeout },
+    );
+    this.#irqs = new IrqLines((gsi, level) => {
+      if (this.#state !== 'stopped') engine.setIrqLine(gsi, level);
+    });
+    this.#clock = new GuestClock({ timeScale: config.timeScale });
+    this.console = new VmConsole((bytes) => this.#board?.type(bytes));
+    this.exited = new Promise((resolve) => {
+      this.#exitDone = resolve;
+    });
+  }
+
+  /**
+   * Creates a machine: its memory, engine, board and vCPU threads; loads what it boots. Nothing runs yet.
+   *
+   * ```ts
+   * await using vm = await Vm.create({ memory: '256M', boot: { kernel: 'vmlinux', initrd: 'initrd.img' } });
+   * vm.start();
+   * const exit = await vm.exited;
+   * ```
+   * @throws TsvError of any code that its configuration, files or the host give cause for; nothing is left behind
+   */
+  static async create(options: VmConfig): Promise<Vm> {
+    const config = resolveConfig(options);
+    const choice = chooseEngine(config);
+    const { engine, memory } = choice.create(config);
+    const vm = new Vm(config, choice, engine, memory);
+    live.add(vm);
+    try {
+      await vm.#setUp();
+    } catch (error) {
+      await vm.close();
+      throw error;
+    }
+    return vm;
+  }
+
+  get state(): VmStateName {
+    return this.#state;
+  }
+
+  /** Guest time and wall clock as the devices see them. */
+  get clock(): GuestClock {
+    return this.#clock;
+  }
+
+  async #setUp(): Promise<void> {
+    // Threads take longest to come up: they start first, the files are read meanwhile.
+    for (let index = 0; index < this.config.cpus; index++) this.#vcpus.push(this.#spawn(index));
+    this.#board = buildBoard(this, {
+      onOutput: (bytes) => this.console.receive(bytes),
+      onPanic: (message) => this.#panicked(message),
+    });
+    this.#boot = await loadBoot(this.config, this.memory);
+    await Promise.all(this.#vcpus.map((vcpu) => vcpu.ready));
+    const states = cpuSetup(this.config, this.#engine, this.memory, this.#boot);
+    await Promise.all(this.#vcpus.map((vcpu, i) => vcpu.set(states[i])));
+  }
+
+  #spawn(index: number): VcpuThread {
+    const port = this.#engine.vcpuPort(index);
+    const channelOfVcpu = this.#bus.addChannel();
+    const init = {
+      port,
+      memory: this.memory.share(),
+      busTable: this.#bus.table.shared,
+      channel: channelOfVcpu.shared,
+      doorbell: this.#bus.bell.shared,
+      irqchip: this.config.irqchip,
+      trace: this.config.trace,
+      affinity: this.config.affinity[index] ?? [],
+    };
+    return new VcpuThread(this.#engine, init, this.#engine.runArea(port), {
+      onOutcome: (vcpu, outcome) => this.#onOutcome(vcpu, outcome),
+      onTrace: (lines) => traceChannel.publish({ vm: this, lines }),
+      onLog: (level, message) => this.log[level](message),
+      onEoi: () => {},
+    });
+  }
+
+  /**
+   * Attaches a device to the bus. Before the start, or while the machine runs (hot-plug).
+   * @throws TSV_E_BUS_OVERLAP, TSV_E_BUS_RANGE, TSV_E_IRQ, TSV_E_STATE
+   */
+  addDevice(device: Device, options: DeviceOptions = {}): void {
+    this.#need('created', 'running', 'paused');
+    if (this.#devices.some((other) => other.name === device.name)) {
+      throw new TsvError('TSV_E_CONFIG', `There is a device named "${device.name}" already.`, {
+        hint: 'Give every device a name of its own.',
+      });
+    }
+    const lines = (options.irq ?? []).map((gsi) => this.#irqLine(device, gsi));
+    const mounts: Mount[] = [
+      ...(options.pio ?? []).map((mount) => ({ space: 'pio' as const, ...mount })),
+      ...(options.mmio ?? []).map((mount) => ({ space: 'mmio' as const, ...mount })),
+    ];
+    for (const mount of mounts) this.#checkMount(device, mount);
+    try {
+      for (const mount of mounts) this.#bus.mount(device, mount);
+      const context: DeviceContext = {
+        memory: this.memory,
+        clock: this.#clock,
+        irq: (index = 0) => lines[index] ?? UNCONNECTED,
+        latch: (offset) => this.#bus.latch(device, offset),
+        stop: (reason) => this.#onStop(reason),
+        log: (level, message) => this.log[level]({ device: device.name }, message),
+      };
+      device.attach?.(context);
+    } catch (error) {
+      this.#bus.unmount(device);
+      throw error;
+    }
+    this.#devices.push(device);
+  }
+
+  /** Takes a device off the bus and releases what it holds. */
+  async removeDevice(device: Device): Promise<void> {
+    const index = this.#devices.indexOf(device);
+    if (index < 0) return;
+    this.#devices.splice(index, 1);
+    this.#bus.unmount(device);
+    await device.close?.();
+  }
+
+  /** The attached devices, in order. */
+  get devices(): readonly Device[] {
+    return this.#devices;
+  }
+
+  /** Lets the guest run. @throws TSV_E_STATE unless created or paused */
+  start(): void {
+    this.#need('created', 'paused');
+    if (this.#state === 'created') void this.#bus.serve();
+    this.#clock.start();
+    this.#setState('running');
+    for (const vcpu of this.#vcpus) if (!this.#halted.has(vcpu)) vcpu.run();
+  }
+
+  /** Brings all vCPUs to a stand; guest time stands still. Resolves when state and memory can be read. */
+  async pause(): Promise<void> {
+    if (this.#state === 'paused') return;
+    this.#need('running');
+    await Promise.all(this.#vcpus.map((vcpu) => vcpu.pause()));
+    if (this.#state !== 'running') return;
+    await this.#bus.drain();
+    this.#clock.pause();
+    this.#setState('paused');
+  }
+
+  /** Goes on after {@link pause}. */
+  resume(): void {
+    this.#need('paused');
+    this.#clock.resume();
+    this.#setState('running');
+    for (const vcpu of this.#vcpus) if (!this.#halted.has(vcpu)) vcpu.run();
+  }
+
+  /** Ends the run from outside. Resolves when it has ended. */
+  async stop(reason: 'stopped' | 'timeout' = 'stopped'): Promise<VmExit> {
+    this.#end({ reason, by: 'host' });
+    return this.exited;
+  }
+
+  /** Reads state of a vCPU. The machine must be created or paused. @throws TSV_E_STATE */
+  async readVcpu<K extends keyof VcpuState>(index: number, ...keys: K[]): Promise<Pick<VcpuState, K>> {
+    return this.#vcpu(index).get(...keys);
+  }
+
+  /** Writes state of a vCPU. The machine must be created or paused. @throws TSV_E_STATE, TSV_E_IOCTL */
+  async writeVcpu(index: number, state: Partial<VcpuState>): Promise<void> {
+    await this.#vcpu(index).set(state);
+  }
+
+  /** Linear to physical, by the page tables a vCPU uses; undefined when not mapped. Created or paused only. */
+  async translate(index: number, linear: bigint): Promise<number | undefined> {
+    const result = await this.#vcpu(index).call('translate', linear);
+    return result.valid ? Number(result.physical_address) : undefined;
+  }
+
+  /** A non-maskable interrupt for a vCPU. Created or paused only. */
+  async nmi(index: number): Promise<void> {
+    await this.#vcpu(index).call('nmi');
+  }
+
+  /** The console's break condition, as sysrq wants it. */
+  sendBreak(): void {
+    this.#board?.sendBreak();
+  }
+
+  /** The power button: an ACPI guest shuts down. */
+  pressPowerButton(): void {
+    this.#board?.pressPowerButton();
+  }
+
+  /** Name and offset of the kernel symbol at a linear address, when the kernel image has symbols. */
+  symbol(linear: bigint): string | undefined {
+    return this.#boot?.symbols(linear);
+  }
+
+  /** The engine's half, for what has no place in this class (ioeventfd, irqfd, dirty log). */
+  get engine(): EngineVm {
+    return this.#engine;
+  }
+
+  /** Counters, readable at any time. */
+  stats(): VmStats {
+    const stats: VmStats = { exits: {}, entries: 0, assisted: 0, unclaimed: 0 };
+    for (const { control } of this.#vcpus) {
+      control.counters.forEach((count, reason) => {
+        if (count > 0 && reason < COUNTER.entries) {
+          const name = exitReasonName(reason);
+          stats.exits[name] = (stats.exits[name] ?? 0) + count;
+        }
+      });
+      stats.entries += control.counters[COUNTER.entries];
+      stats.assisted += control.counters[COUNTER.assisted];
+      stats.unclaimed += control.counters[COUNTER.unclaimed];
+    }
+    return stats;
+  }
+
+  /** Ends the run, if it has not ended, and releases everything. */
+  async close(): Promise<void> {
+    this.#end({ reason: 'stopped', by: 'host' });
+    await this.exited;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** @internal Gets the vCPUs out of the guest while the process ends. */
+  stopNow(): void {
+    this.#bus.abort();
+    for (const vcpu of this.#vcpus) vcpu.stopNow();
+  }
+
+  #onOutcome(vcpu: VcpuThread, outcome: RunOutcome): void {
+    switch (outcome.kind) {
+      case 'halted':
+        this.#halted.add(vcpu);
+        if (this.#halted.size === this.#vcpus.length) this.#end({ reason: 'halt', by: 'HLT' });
+        break;
+      case 'shutdown':
+        this.#end({
+          reason: 'triple-fault',
+          by: `vcpu${vcpu.index}`,
+          error: new TsvError(
+            'TSV_E_GUEST_TRIPLE_FAULT',
+            `vCPU ${vcpu.index} shut down after a triple fault.`,
+            {
+              hint: 'The register dump shows where; a fault while delivering a double fault means a bad IDT, TSS or stack.',
+            },
+          ),
+        });
+        break;
+      case 'system-event':
+        this.#onSystemEvent(outcome.event);
+        break;
+      case 'error':
+        this.#end({ reason: 'error', by: `vcpu${vcpu.index}`, error: fromMessage(outcome.error) });
+        break;
+      case 'debug':
+        this.log.warn(
+          `vCPU ${vcpu.index} stopped for a debugger at 0x${outcome.pc.toString(16)}; nobody asked for it`,
+        );
+        vcpu.run();
+        break;
+    }
+  }
+
+  #onSystemEvent(event: number): void {
+    const kinds = ['unknown', 'poweroff', 'reset', 'panic'] as const;
+    const kind = kinds[event] ?? 'unknown';
+    this.#end({ reason: kind === 'unknown' ? 'stopped' : kind, by: `system event ${event}` });
+  }
+
+  #onStop(reason: StopReason): void {
+    switch (reason.kind) {
+      case 'exit':
+        this.#end({ reason: 'exit', status: reason.status, by: reason.by });
+        break;
+      case 'panic':
+        this.#panicked(reason.message);
+        break;
+      default:
+        this.#end({ reason: reason.kind, by: reason.by });
+    }
+  }
+
+  #panic: string | undefined;
+
+  #panicked(message: string): void {
+    this.#panic ??= message;
+    if (!this.config.stopOnPanic) return;
+    this.#end({ reason: 'panic', by: 'guest kernel' });
+  }
+
+  /** The first call decides how the run ended; later ones change nothing. */
+  #end(exit: { reason: ExitReason; status?: number; by: string; error?: TsvError }): void {
+    this.#finishing ??= this.#finish(exit);
+  }
+
+  async #finish(exit: { reason: ExitReason; status?: number; by: string; error?: TsvError }): Promise<void> {
+    // Let the caller of #end, often a device in the middle of an access, come to its end first.
+    await new Promise((resolve) => setImmediate(resolve));
+    for (const vcpu of this.#vcpus) vcpu.stopNow();
+    this.#bus.abort();
+    await Promise.all(this.#vcpus.map((vcpu) => vcpu.stop()));
+    await this.#bus.drain();
+    const bad = ['panic', 'triple-fault', 'error', 'timeout'].includes(exit.reason);
+    const registers = bad ? await this.#registers() : undefined;
+    this.#clock.pause();
+    await Promise.all(this.#vcpus.map((vcpu) => vcpu.close()));
+    this.#bus.close();
+    for (const device of this.#devices) {
+      try {
+        await device.close?.();
+      } catch (error) {
+        this.log.error({ device: device.name }, `closing failed: ${String(error)}`);
+      }
+    }
+    this.#setState('stopped');
+    await this.#engine[Symbol.asyncDispose]();
+    live.delete(this);
+    const reason = this.#panic !== undefined && exit.reason !== 'error' ? 'panic' : exit.reason;
+    const error =
+      this.#panic === undefined || exit.error !== undefined
+        ? exit.error
+        : new TsvError('TSV_E_GUEST_PANIC', `The guest's kernel panicked: ${this.#panic}.`, {
+            hint: 'The console output shows its reasons.',
+          });
+    const result: VmExit = {
+      reason,
+      status: exit.status ?? (reason === 'error' ? (error?.exitStatus ?? 4) : statusOf(reason)),
+      by: exit.by,
+      ...(error && { error }),
+      ...(registers && { registers }),
+    };
+    this.console.end(result.reason);
+    exitChannel.publish({ vm: this, exit: result });
+    this.#exitDone(result);
+  }
+
+  async #registers(): Promise<RegisterDump[]> {
+    const dumps = this.#vcpus.map(async (vcpu) => {
+      try {
+        const { regs, sregs } = await vcpu.get('regs', 'sregs');
+        return [registerDump(vcpu.index, regs, sregs, this.memory, (linear) => this.#boot?.symbols(linear))];
+      } catch (error) {
+        this.log.debug(`no registers of vCPU ${vcpu.index}: ${String(error)}`);
+        return [];
+      }
+    });
+    return (await Promise.all(dumps)).flat();
+  }
+
+  #vcpu(index: number): VcpuThread {
+    const vcpu = this.#vcpus[index];
+    if (vcpu === undefined) {
+      throw new TsvError('TSV_E_CPU_COUNT', `There is no vCPU ${index}.`, {
+        hint: `This machine has vCPUs 0 to ${this.#vcpus.length - 1}.`,
+      });
+    }
+    return vcpu;
+  }
+
+  #irqLine(device: Device, gsi: number): ReturnType<IrqLines['line']> {
+    const limit = this.config.irqchip === 'none' ? 0 : 24;
+    if (!Number.isInteger(gsi) || gsi < 0 || gsi >= limit) {
+      throw new TsvError('TSV_E_IRQ', `Device "${device.name}" cannot have interrupt ${gsi}.`, {
+        hint:
+          limit === 0 ? 'This machine has no interrupt controllers.' : `Choose a GSI from 0 to ${limit - 1}.`,
+      });
+    }
+    return this.#irqs.line(gsi);
+  }
+
+  #checkMount(device: Device, mount: Mount): void {
+    if (mount.space !== 'mmio') return;
+    const ram = this.memory.regions.find(
+      (r) => mount.base < r.gpa + r.size && r.gpa < mount.base + mount.size,
+    );
+    if (ram === undefined) return;
+    const where = `0x${mount.base.toString(16)}+0x${mount.size.toString(16)}`;
+    throw new TsvError('TSV_E_BUS_OVERLAP', `Device "${device.name}" at ${where} lies in guest RAM.`, {
+      hint: 'Use an address in the hole from 0xc0000000 to 0xfec00000, or above RAM.',
+    });
+  }
+
+  #need(...states: VmStateName[]): void {
+    if (this.#finishing === undefined && states.includes(this.#state)) return;
+    const state = this.#finishing === undefined ? this.#state : 'stopped';
+    throw new TsvError('TSV_E_STATE', `The machine is ${state}; this needs it ${states.join(' or ')}.`, {
+      hint: 'See the state diagram of class Vm.',
+    });
+  }
+
+  #setState(state: VmStateName): void {
+    this.#state = state;
+    stateChannel.publish({ vm: this, state });
+  }
+}
+
+/** Wraps a failure to create a machine; used by the CLI. */
+export function creationError(error: unknown): TsvError {
+  return toTsvError(error, 'TSV_E_INTERNAL', error instanceof Error ? error.message : String(error));
+}

@@ -1,0 +1,15 @@
+/** Where each engine's vCPU half is; loaded by the worker that needs it. */
+import type { EngineName, EngineVcpu, VcpuPort } from './engine.ts';
+
+type VcpuModule = { openVcpu(port: VcpuPort): EngineVcpu };
+
+const MODULES: Partial<Record<EngineName, () => Promise<VcpuModule>>> = {
+  kvm: () => import('../kvm/vcpu.ts'),
+};
+
+/** Opens a vCPU of whichever engine the port names, in the calling thread. */
+export async function openVcpu(port: VcpuPort): Promise<EngineVcpu> {
+  const load = MODULES[port.engine];
+  if (load === undefined) throw new Error(`no vCPU implementation for engine ${port.engine}`);
+  return (await load()).openVcpu(port);
+}
