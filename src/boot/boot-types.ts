@@ -75,4 +75,6 @@ export interface BootResult {
   readonly symbols: (address: bigint) => string | undefined;
   /** What was written where. */
   readonly loaded: readonly NamedRange[];
+  /** What the user should know although the kernel starts, one sentence each. */
+  readonly warnings: readonly string[];
 }

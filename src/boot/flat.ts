@@ -58,6 +58,7 @@ export function loadFlat(options: BootOptions, plan: MemoryPlan, bytes: Uint8Arr
     kernelVersion: undefined,
     symbols: noSymbols,
     loaded: [kernel],
+    warnings: [],
   } as const;
   if (mode === 'long64') {
     const rsp = BOOT_LAYOUT.stack.gpa + BOOT_LAYOUT.stack.size;

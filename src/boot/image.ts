@@ -7,10 +7,13 @@ import { decompress } from './decompress.ts';
 import { detectKernel, notBootable } from './detect.ts';
 import type { ElfImage } from './elf.ts';
 import { parseElf } from './elf.ts';
+import { pvhEntry } from './elf-notes.ts';
 import { loadFlat } from './flat.ts';
 import { MemoryPlan } from './layout.ts';
 import type { LinuxInput } from './linux.ts';
-import { loadBzImage, loadLinux64 } from './linux.ts';
+import { linuxVersion, loadBzImage, loadLinux64 } from './linux.ts';
+import { findMultibootHeader, loadMultiboot } from './multiboot.ts';
+import { loadPvh } from './pvh.ts';
 import { SourceFile } from './source-file.ts';
 
 /** Largest kernel that is unpacked from a file compressed as a whole (vmlinux.gz and the like), bytes. */
@@ -44,13 +47,6 @@ export async function loadKernel(options: BootOptions): Promise<BootResult> {
   }
 }
 
-/** The kernel as far as it is known before a protocol is chosen. */
-interface Kernel {
-  readonly bytes: Uint8Array;
-  readonly bzImage?: BzImage;
-  readonly what: string;
-}
-
 async function loadBytes(input: LinuxInput, raw: Uint8Array, what: string): Promise<BootResult> {
   const { options, plan } = input;
   const protocol = options.protocol ?? 'auto';
@@ -60,11 +56,15 @@ async function loadBytes(input: LinuxInput, raw: Uint8Array, what: string): Prom
   switch (detected.kind) {
     case 'bzimage': {
       const bzImage = parseBzImage(bytes);
-      return loadLinuxImage(input, protocol, { bytes, bzImage, what });
+      return loadLinuxImage(input, protocol, bzImage, what);
     }
     case 'elf':
       return loadElf(input, protocol, parseElf(bytes, what));
     default:
+      // A multiboot kernel with address fields may be in any format.
+      if (protocol === 'multiboot' || (protocol === 'auto' && findMultibootHeader(bytes) !== undefined)) {
+        return loadMultiboot(options, plan, bytes);
+      }
       throw notBootable(detected, what);
   }
 }
@@ -72,16 +72,22 @@ async function loadBytes(input: LinuxInput, raw: Uint8Array, what: string): Prom
 async function loadLinuxImage(
   input: LinuxInput,
   protocol: BootProtocol | 'auto',
-  kernel: Required<Kernel>,
+  bzImage: BzImage,
+  what: string,
 ): Promise<BootResult> {
-  const { bzImage, what } = kernel;
-  if (protocol === 'bzimage') return loadBzImage(input, bzImage);
-  // Older kernels do not say where their payload is, and a 32-bit one cannot be entered by the 64-bit protocol.
-  if (protocol === 'auto' && bzImage.payload === undefined) return loadBzImage(input, bzImage);
-  const vmlinux = await unpackPayload(bzImage);
-  const is64 = vmlinux[4] === 2;
-  if (protocol === 'auto' && !is64) return loadBzImage(input, bzImage);
-  return loadElf(input, protocol, parseElf(vmlinux, `${what}'s vmlinux`), bzImage);
+  if (protocol === 'multiboot') throw wrongProtocol(protocol, 'a bzImage');
+  // Older kernels do not say where their payload is.
+  if (protocol === 'bzimage' || (protocol === 'auto' && bzImage.payload === undefined)) {
+    refuseModules(input.options, 'bzimage');
+    return loadBzImage(input, bzImage);
+  }
+  const vmlinux = parseElf(await unpackPayload(bzImage), `the vmlinux in ${what}`);
+  if (protocol === 'auto') {
+    // A 32-bit kernel has no 64-bit entry; its own unpacking code knows how to start it.
+    if (vmlinux.bits === 32) return loadLinuxImage(input, 'bzimage', bzImage, what);
+    return loadElf(input, 'linux64', vmlinux, bzImage);
+  }
+  return loadElf(input, protocol, vmlinux, bzImage);
 }
 
 async function loadElf(
@@ -90,8 +96,42 @@ async function loadElf(
   elf: ElfImage,
   bzImage?: BzImage,
 ): Promise<BootResult> {
-  if (protocol === 'auto' || protocol === 'linux64') return loadLinux64(input, elf, bzImage);
-  throw wrongProtocol(protocol, 'an ELF file');
+  const { options, plan } = input;
+  const chosen = protocol === 'auto' ? chooseForElf(elf) : protocol;
+  switch (chosen) {
+    case 'linux64':
+      refuseModules(options, chosen);
+      return loadLinux64(input, elf, bzImage);
+    case 'pvh':
+      return loadPvh(options, plan, elf, bzImage);
+    case 'multiboot':
+      return loadMultiboot(options, plan, elf.file.bytes);
+    default:
+      throw wrongProtocol(chosen, 'an ELF file');
+  }
+}
+
+function chooseForElf(elf: ElfImage): BootProtocol {
+  if (elf.bits === 64 && linuxVersion(elf) !== undefined) return 'linux64';
+  const multiboot = findMultibootHeader(elf.file.bytes);
+  if (multiboot !== undefined && (elf.bits === 32 || multiboot.addresses !== undefined)) return 'multiboot';
+  if (pvhEntry(elf) !== undefined) return 'pvh';
+  if (multiboot !== undefined) return 'multiboot';
+  if (elf.bits === 64) return 'linux64';
+  throw new TsvError(
+    'TSV_E_KERNEL_FORMAT',
+    'The kernel is a 32-bit ELF file without a multiboot header or PVH note.',
+    {
+      hint: 'Give it one of them, so that it is known how to enter it.',
+    },
+  );
+}
+
+function refuseModules(options: BootOptions, protocol: BootProtocol): void {
+  if ((options.modules?.length ?? 0) === 0) return;
+  throw new TsvError('TSV_E_USAGE', `The ${protocol} protocol has no modules.`, {
+    hint: 'Put the files into the initrd, or use multiboot or PVH.',
+  });
 }
 
 /** Unpacks a kernel file that is compressed as a whole. */

@@ -4,11 +4,10 @@
  * ```
  * 0x00000-0x004ff  real-mode interrupt vectors and BIOS data area, left alone
  * 0x00500-0x005ff  GDT of the 32-bit and 64-bit entry states
- * 0x06000-0x06fff  PVH: hvm_start_info, module list, memory map
  * 0x07000-0x07fff  struct boot_params (the "zero page")
  * 0x08000-0x08fff  stack of the entry state, growing down from the end
  * 0x09000-0x0efff  page tables: PML4, PDPT and four page directories, an identity map of the first 4 GiB
- * 0x10000-0x1ffff  multiboot: information structure, memory map, module list, strings
+ * 0x10000-0x1ffff  boot information of PVH and multiboot: the structure, memory map, module list, strings
  * 0x20000-0x2ffff  kernel command line, at most 64 KiB with its NUL
  * 0x9fc00-0x9ffff  extended BIOS data area (src/memory/layout.ts)
  * 0xa0000-0xdffff  video memory and option ROMs, no RAM
@@ -31,11 +30,10 @@ export interface NamedRange extends PhysicalRange {
 /** Fixed places of boot data. */
 export const BOOT_LAYOUT = {
   gdt: { name: 'GDT', gpa: 0x500, size: 0x100 },
-  pvhInfo: { name: 'PVH start info', gpa: 0x6000, size: 0x1000 },
   bootParams: { name: 'boot parameters', gpa: 0x7000, size: 0x1000 },
   stack: { name: 'boot stack', gpa: 0x8000, size: 0x1000 },
   pageTables: { name: 'page tables', gpa: 0x9000, size: 0x6000 },
-  multibootInfo: { name: 'multiboot information', gpa: 0x10000, size: 0x10000 },
+  bootInfo: { name: 'boot information', gpa: 0x10000, size: 0x10000 },
   cmdline: { name: 'command line', gpa: 0x20000, size: 0x10000 },
 } as const satisfies Record<string, NamedRange>;
 

@@ -67,6 +67,7 @@ export async function loadLinux64(input: LinuxInput, elf: ElfImage, bzImage?: Bz
     kernelVersion: linuxVersion(elf) ?? releaseOf(bzImage?.versionString),
     symbols: elfSymbols(elf),
     loaded: loadedRanges(kernel, cmdline, initrd),
+    warnings: [],
   };
 }
 
@@ -101,6 +102,7 @@ export async function loadBzImage(input: LinuxInput, image: BzImage): Promise<Bo
     kernelVersion: releaseOf(image.versionString),
     symbols: noSymbols,
     loaded: loadedRanges(kernel, cmdline, initrd),
+    warnings: [],
   };
 }
 
