@@ -120,9 +120,13 @@ function tryLoad(): Native | TsvError {
       tried.push(`${path} (${(error as Error).message})`);
     }
   }
-  return new TsvError('TSV_E_ADDON_MISSING', `The native addon is missing${buildReport()}. Tried: ${tried.join(', ')}.`, {
-    hint: 'Install a C++ compiler, make and python3, then run "npm rebuild tsvisor" (in a checkout: "npm run build:native").',
-  });
+  return new TsvError(
+    'TSV_E_ADDON_MISSING',
+    `The native addon is missing${buildReport()}. Tried: ${tried.join(', ')}.`,
+    {
+      hint: 'Install a C++ compiler, make and python3, then run "npm rebuild tsvisor" (in a checkout: "npm run build:native").',
+    },
+  );
 }
 
 function buildReport(): string {
@@ -139,7 +143,8 @@ export function nativeMemory(native: Native): NativeMemory {
     addressOf: (buffer) => native.addressOf(new Uint8Array(buffer)),
     mapFixed: (buffer, offset, length, fd, fileOffset, flags) =>
       native.mapFixed(new Uint8Array(buffer, offset, length), fd, fileOffset, flags),
-    madvise: (buffer, offset, length, advice) => native.madvise(new Uint8Array(buffer, offset, length), advice),
+    madvise: (buffer, offset, length, advice) =>
+      native.madvise(new Uint8Array(buffer, offset, length), advice),
     memfdCreate: native.memfdCreate,
     ftruncate: native.ftruncate,
     fallocate: native.fallocate,

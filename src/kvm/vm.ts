@@ -7,6 +7,7 @@ import type { CpuidEntry } from '../vcpu/state.ts';
 import * as abi from './abi/index.ts';
 import type { KvmFd } from './fd.ts';
 import type { MsrFilterRange, Native } from './native.ts';
+import { probeKvm } from './probe.ts';
 import { KvmSystem, type KvmSystemOptions } from './system.ts';
 import type { KvmVcpuDetail } from './vcpu.ts';
 
@@ -88,6 +89,10 @@ export class KvmVm implements EngineVm {
 
   supportedCpuid(): CpuidEntry[] {
     return this.system.supportedCpuid();
+  }
+
+  lackingFeatures(): readonly string[] {
+    return probeKvm().lacking;
   }
 
   msrIndices(): number[] {

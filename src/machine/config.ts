@@ -3,6 +3,7 @@ import { cpus as hostCpus } from 'node:os';
 import type { Logger } from 'pino';
 import { TsvError } from '../errors.ts';
 import { parseMemorySize } from '../memory/layout.ts';
+import type { CpuTopology } from '../vcpu/cpuid/index.ts';
 import type { IrqchipMode } from '../vcpu/engine.ts';
 import type { TraceTopic } from '../vcpu/protocol.ts';
 
@@ -63,6 +64,12 @@ export interface VmConfig {
   cpus?: number;
   /** CPU model and features: "host", "x86-64-v2,+aes,-avx". Default: what suits the engine. */
   cpu?: string;
+  /** CPU features to keep from the guest, whatever the model says. Those the host's KVM cannot run are kept anyway. */
+  hideFeatures?: readonly string[];
+  /** CPU vendor the guest sees; default the host's. */
+  vendor?: 'intel' | 'amd';
+  /** Sockets, cores and threads; default one socket with a core for each vCPU. */
+  topology?: CpuTopology;
   /** Which engine runs the guest. Default auto. */
   accel?: 'auto' | 'kvm' | 'tcg';
   /** Interrupt controllers. Default `kernel`; `none` for the bare board. */

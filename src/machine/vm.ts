@@ -157,7 +157,8 @@ export class Vm implements AsyncDisposable {
     });
     this.#boot = await loadBoot(this.config, this.memory);
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.ready));
-    const states = cpuSetup(this.config, this.#engine, this.memory, this.#boot);
+    const { tsc_khz } = await this.#vcpus[0].get('tsc_khz');
+    const states = cpuSetup(this.config, this.#engine, this.memory, this.#boot, tsc_khz);
     await Promise.all(this.#vcpus.map((vcpu, i) => vcpu.set(states[i])));
   }
 

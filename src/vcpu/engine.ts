@@ -39,6 +39,8 @@ export interface EngineVm extends AsyncDisposable {
   readonly engine: EngineName;
   /** CPUID leaves that guests of this engine can have. */
   supportedCpuid(): CpuidEntry[];
+  /** Features among these that guests must not be shown, because the engine cannot run their instructions. */
+  lackingFeatures(): readonly string[];
   /** MSRs whose value belongs to a vCPU's saved state. */
   msrIndices(): number[];
   /**

@@ -1,0 +1,94 @@
+/**
+ * What this host's KVM can really do. A KVM without VT-x/AMD-V behind it (a software KVM) offers the same ioctls but
+ * emulates the guest's kernel mode, slowly and not every instruction: found out by trying, not by names.
+ */
+import { KVM_EXIT_MMIO } from './abi/index.ts';
+import { ENDING, ScratchVm } from './scratch-vm.ts';
+
+/**
+ * One instruction for each CPU feature whose presence makes a kernel execute it in kernel mode. Operands: RSI points
+ * at zeroed memory, RCX is 0. It must run without a fault.
+ */
+const INSTRUCTIONS: Readonly<Record<string, readonly number[]>> = {
+  pni: [0xf2, 0x0f, 0x7c, 0xc1], // haddps xmm0, xmm1
+  ssse3: [0x66, 0x0f, 0x38, 0x00, 0xc1], // pshufb xmm0, xmm1
+  sse4_1: [0x66, 0x0f, 0x38, 0x17, 0xc1], // ptest xmm0, xmm1
+  sse4_2: [0xf2, 0x0f, 0x38, 0xf1, 0xc1], // crc32 eax, ecx
+  popcnt: [0xf3, 0x0f, 0xb8, 0xc1], // popcnt eax, ecx
+  aes: [0x66, 0x0f, 0x38, 0xdc, 0xc1], // aesenc xmm0, xmm1
+  pclmulqdq: [0x66, 0x0f, 0x3a, 0x44, 0xc1, 0x00], // pclmulqdq xmm0, xmm1, 0
+  movbe: [0x0f, 0x38, 0xf0, 0x06], // movbe eax, [rsi]
+  cx16: [0x48, 0x0f, 0xc7, 0x0e], // cmpxchg16b [rsi]
+  rdtscp: [0x0f, 0x01, 0xf9],
+  rdpid: [0xf3, 0x0f, 0xc7, 0xf8], // rdpid rax
+  rdrand: [0x0f, 0xc7, 0xf0], // rdrand eax
+  rdseed: [0x0f, 0xc7, 0xf8], // rdseed eax
+  smap: [0x0f, 0x01, 0xca], // clac
+  invpcid: [0x66, 0x0f, 0x38, 0x82, 0x06], // invpcid rax, [rsi]
+  fsgsbase: [0xf3, 0x48, 0x0f, 0xae, 0xc0], // rdfsbase rax
+  xsave: [0x0f, 0xae, 0x26], // xsave [rsi]
+  avx: [0xc5, 0xf8, 0x57, 0xc0], // vxorps xmm0, xmm0, xmm0
+  // Without the feature these two are BSR and BSF, which leave EAX alone when the source is 0; a fault tells them apart:
+  // lzcnt/tzcnt eax, ecx; mov al, [rax*8 - 0x100 + rsi], an address beyond the map unless EAX is 32.
+  abm: [0xb8, 0, 0, 0, 0x40, 0xf3, 0x0f, 0xbd, 0xc1, 0x8a, 0x84, 0xc6, 0, 0xff, 0xff, 0xff],
+  bmi1: [0xb8, 0, 0, 0, 0x40, 0xf3, 0x0f, 0xbc, 0xc1, 0x8a, 0x84, 0xc6, 0, 0xff, 0xff, 0xff],
+  adx: [0x66, 0x0f, 0x38, 0xf6, 0xc1], // adcx eax, ecx
+  sha_ni: [0x0f, 0x38, 0xc8, 0xc1], // sha1nexte xmm0, xmm1
+  clflushopt: [0x66, 0x0f, 0xae, 0x3e], // clflushopt [rsi]
+  clwb: [0x66, 0x0f, 0xae, 0x36], // clwb [rsi]
+  monitor: [0x0f, 0x01, 0xc8], // monitor
+};
+
+/** Kernel-mode speed, in million instructions a second, below which a KVM is taken to be software. */
+const SOFTWARE_MIPS = 50;
+
+/** What {@link probeKvm} found. */
+export interface KvmProbe {
+  /** Kernel-mode code is emulated: a stock kernel takes minutes, not seconds, to boot. */
+  readonly software: boolean;
+  /** Speed of a guest loop in million instructions a second. */
+  readonly kernelMips: number;
+  readonly userMips: number;
+  /** CPU features whose instructions this KVM cannot run in kernel mode. */
+  readonly lacking: readonly string[];
+}
+
+let cached: KvmProbe | undefined;
+
+/**
+ * Probes the host's KVM, once for each process; takes a few milliseconds.
+ * @throws the errors of KvmSystem.open
+ */
+export function probeKvm(): KvmProbe {
+  if (cached !== undefined) return cached;
+  using vm = new ScratchVm();
+  const kernelMips = speed(vm, 0);
+  const software = kernelMips < SOFTWARE_MIPS;
+  cached = {
+    software,
+    kernelMips,
+    userMips: speed(vm, 3),
+    // Hardware runs kernel mode itself; KVM's emulator is then not asked.
+    lacking: software ? Object.keys(INSTRUCTIONS).filter((feature) => !knows(vm, feature)) : [],
+  };
+  return cached;
+}
+
+function knows(vm: ScratchVm, feature: string): boolean {
+  return vm.run(Uint8Array.from([...INSTRUCTIONS[feature], ...ENDING])) === KVM_EXIT_MMIO;
+}
+
+/** dec rcx; jnz: two instructions for each count. */
+const LOOP = Uint8Array.from([0x48, 0xff, 0xc9, 0x75, 0xfb, ...ENDING]);
+/** Long enough that the exit does not count. */
+const ENOUGH_MS = 1;
+
+function speed(vm: ScratchVm, cpl: 0 | 3): number {
+  vm.run(LOOP, cpl, 1n);
+  for (let count = 500; ; count *= 4) {
+    const start = performance.now();
+    vm.run(LOOP, cpl, BigInt(count));
+    const ms = performance.now() - start;
+    if (ms > ENOUGH_MS || count > 1e9) return (2 * count) / (ms * 1000);
+  }
+}
