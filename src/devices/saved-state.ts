@@ -36,10 +36,12 @@ export class SavedState {
     return this.int(key, 0xff);
   }
 
-  /** A finite number, whole or not. */
-  finite(key: string): number {
+  /** A number, whole or not, in [-limit, limit]. */
+  finite(key: string, limit = Number.MAX_VALUE): number {
     const value = this.#state[key];
-    if (typeof value !== 'number' || !Number.isFinite(value)) throw this.#bad(`has no finite number ${key}`);
+    if (typeof value !== 'number' || !(Math.abs(value) <= limit)) {
+      throw this.#bad(`has no number ${key} up to ${limit}`);
+    }
     return value;
   }
 
