@@ -2,8 +2,11 @@
  * What this host's KVM can really do. A KVM without VT-x/AMD-V behind it (a software KVM) offers the same ioctls but
  * emulates the guest's kernel mode, slowly and not every instruction: found out by trying, not by names.
  */
+import { buildCpuid, CPU_FEATURES, featureNames, parseCpuModel, topologyOf } from '../vcpu/cpuid/index.ts';
+import type { CpuidEntry } from '../vcpu/state.ts';
 import { KVM_EXIT_MMIO } from './abi/index.ts';
 import { ENDING, ScratchVm } from './scratch-vm.ts';
+import { KvmSystem } from './system.ts';
 
 /**
  * One instruction for each CPU feature whose presence makes a kernel execute it in kernel mode. Operands: RSI points
@@ -51,6 +54,8 @@ export interface KvmProbe {
   readonly userMips: number;
   /** CPU features whose instructions this KVM cannot run in kernel mode. */
   readonly lacking: readonly string[];
+  /** CPU features that guests see whatever their CPUID table says. */
+  readonly forced: readonly string[];
 }
 
 let cached: KvmProbe | undefined;
@@ -70,12 +75,45 @@ export function probeKvm(): KvmProbe {
     userMips: speed(vm, 3),
     // Hardware runs kernel mode itself; KVM's emulator is then not asked.
     lacking: software ? Object.keys(INSTRUCTIONS).filter((feature) => !knows(vm, feature)) : [],
+    forced: software ? forcedFeatures() : [],
   };
   return cached;
 }
 
 function knows(vm: ScratchVm, feature: string): boolean {
   return vm.run(Uint8Array.from([...INSTRUCTIONS[feature], ...ENDING])) === KVM_EXIT_MMIO;
+}
+
+/** A VM whose CPUID table has none of the optional features: what its guest sees all the same. */
+function forcedFeatures(): string[] {
+  using system = KvmSystem.open();
+  const { entries } = buildCpuid(parseCpuModel('x86-64-v1'), system.supportedCpuid(), {
+    apicId: 0,
+    topology: topologyOf(1),
+  });
+  using vm = new ScratchVm(entries);
+  const leaves = new Set([...CPU_FEATURES.values()].map(({ leaf, index }) => `${leaf}:${index}`));
+  const seen = [...leaves].map((key) => {
+    const [leaf, index] = key.split(':').map(Number);
+    return cpuid(vm, leaf, index);
+  });
+  const given = new Set(featureNames(entries));
+  return featureNames(seen).filter((name) => !given.has(name));
+}
+
+/** Executes CPUID in the guest's kernel mode. */
+function cpuid(vm: ScratchVm, leaf: number, index: number): CpuidEntry {
+  const imm32 = (value: number) => [0, 8, 16, 24].map((shift) => (value >>> shift) & 0xff);
+  const code = [
+    ...[0xb8, ...imm32(leaf)], // mov eax, leaf
+    ...[0xb9, ...imm32(index)], // mov ecx, index
+    ...[0x0f, 0xa2], // cpuid
+    ...[0x89, 0x06, 0x89, 0x5e, 4, 0x89, 0x4e, 8, 0x89, 0x56, 12], // mov [rsi...], eax ebx ecx edx
+    ...ENDING,
+  ];
+  vm.run(Uint8Array.from(code));
+  const [eax, ebx, ecx, edx] = vm.result();
+  return { function: leaf, index, flags: 0, eax, ebx, ecx, edx };
 }
 
 /** dec rcx; jnz: two instructions for each count. */

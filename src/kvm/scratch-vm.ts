@@ -100,6 +100,11 @@ export class ScratchVm implements Disposable {
     return run.getUint32(abi.KVM_RUN_EXIT_REASON, true);
   }
 
+  /** The first four 32-bit words that the code has written at RSI. */
+  result(): number[] {
+    return [0, 4, 8, 12].map((offset) => this.memory.readU32(DATA + offset));
+  }
+
   #entry(cpl: 0 | 3): EntryState {
     const options = { entry: BigInt(CODE), stack: BigInt(STACK), cr3: this.#cr3 };
     return cpl === 0

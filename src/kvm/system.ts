@@ -31,7 +31,7 @@ export interface KvmSystemOptions {
 }
 
 /** An open /dev/kvm. */
-export class KvmSystem {
+export class KvmSystem implements Disposable {
   readonly native: Native;
   readonly fd: KvmFd;
 
@@ -109,6 +109,10 @@ export class KvmSystem {
 
   close(): void {
     this.fd.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #cpuid(request: number): CpuidEntry[] {

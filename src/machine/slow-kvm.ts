@@ -3,7 +3,6 @@
  * a second: a CPU model it can run, slower guest time, and a command line that spares it work.
  */
 import { probeKvm } from '../kvm/probe.ts';
-import { CPU_FEATURES } from '../vcpu/cpuid/index.ts';
 
 /** Options for `Vm.create` and the kernel command line. */
 export interface SoftwareKvmProfile {
@@ -27,14 +26,14 @@ const TIME_SCALE = 20;
  * no PCI scan, no delay-loop calibration, no page clearing beyond need, no speculation mitigations.
  */
 const CMDLINE =
-  'noxsave cryptomgr.notests pci=off lpj=5200000 tsc=reliable no_timer_check mitigations=off init_on_alloc=0';
+  'cryptomgr.notests pci=off lpj=5200000 tsc=reliable no_timer_check mitigations=off init_on_alloc=0';
 
 /**
  * The profile for this host.
  * @throws the errors of `KvmSystem.open`
  */
 export function softwareKvmProfile(): SoftwareKvmProfile {
-  const { software, kernelMips, lacking } = probeKvm();
+  const { software, kernelMips, lacking, forced } = probeKvm();
   if (!software)
     return { slow: false, why: 'KVM runs guests on the processor', cpu: 'host', timeScale: 1, cmdline: '' };
   const rate = kernelMips.toFixed(1);
@@ -43,18 +42,7 @@ export function softwareKvmProfile(): SoftwareKvmProfile {
     why: `this host's KVM has no VT-x/AMD-V behind it and emulates the guest's kernel at ${rate} million instructions a second`,
     cpu: 'x86-64-v1',
     timeScale: TIME_SCALE,
-    cmdline: `${CMDLINE} clearcpuid=${forcedOn(lacking).join(',')}`,
+    // The guest's kernel must be told not to use what it sees but KVM cannot emulate.
+    cmdline: `${CMDLINE} clearcpuid=${lacking.filter((name) => forced.includes(name)).join(',')}`,
   };
-}
-
-/**
- * Such a KVM runs the guest's user mode, and its CPUID instruction, on the processor, so the guest sees the host's leaf 1
- * features whatever its CPUID table says. The kernel must be told not to use those that cannot be emulated.
- */
-function forcedOn(lacking: readonly string[]): string[] {
-  const dependent = ['f16c', 'fma'];
-  return [...lacking, ...dependent].filter((name) => {
-    const feature = CPU_FEATURES.get(name);
-    return feature?.leaf === 1 && feature.register === 'ecx' && name !== 'monitor' && name !== 'cx16';
-  });
 }
