@@ -154,7 +154,7 @@ export async function unpackPayload(image: BzImage): Promise<Uint8Array> {
       'TSV_E_KERNEL_FORMAT',
       `The kernel image is compressed with ${compressionName(compression)}, which the host side cannot unpack.`,
       {
-        hint: 'Boot it with the bzimage protocol, so that it unpacks itself, or build it with CONFIG_KERNEL_ZSTD, LZ4, XZ or GZIP.',
+        hint: 'Boot it with the bzimage protocol, so that it unpacks itself, or build it with CONFIG_KERNEL_ZSTD, LZ4, XZ, LZMA or GZIP.',
       },
     );
   }

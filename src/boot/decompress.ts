@@ -6,10 +6,11 @@
 import { promisify } from 'node:util';
 import * as zlib from 'node:zlib';
 import { constants, gunzip } from 'node:zlib';
-import { Decompress as ZstdDecompress } from 'fzstd';
+import { Decompress as ZstdDecompress, decompress as zstdDecompressTo } from 'fzstd';
 import { TsvError } from '../errors.ts';
 import type { Compression } from './compression.ts';
 import { decodeLz4Legacy } from './lz4.ts';
+import { decodeLzmaAlone } from './lzma-alone.ts';
 import { decodeXz } from './xz.ts';
 
 /** How {@link decompress} treats its input. */
@@ -27,6 +28,8 @@ export interface DecompressOptions {
 const LZ4_MAX_RATIO = 255;
 /** `zstd --ultra -22`, which Linux uses, has a window of 128 MiB. */
 const ZSTD_WINDOW_LOG_MAX = 27;
+/** Bytes that no data ends with by chance. */
+const ZSTD_MARK = Buffer.from('unwritten 8b1f4c92e7', 'latin1');
 
 const NAMES: Readonly<Record<Compression, string>> = {
   gzip: 'GZIP',
@@ -46,11 +49,11 @@ export function compressionName(compression: Compression): string {
 
 /** True when {@link decompress} can unpack the format. */
 export function canDecompress(compression: Compression): boolean {
-  return ['gzip', 'xz', 'lz4', 'zstd'].includes(compression);
+  return ['gzip', 'lzma', 'xz', 'lz4', 'zstd'].includes(compression);
 }
 
 /**
- * Unpacks GZIP, XZ, LZ4 (legacy frames) or ZSTD.
+ * Unpacks GZIP, LZMA, XZ, LZ4 (legacy frames) or ZSTD.
  * @throws TSV_E_KERNEL_FORMAT when the data is damaged, larger than allowed, or in a format that is not supported
  */
 export async function decompress(input: Uint8Array, options: DecompressOptions): Promise<Uint8Array> {
@@ -61,7 +64,7 @@ export async function decompress(input: Uint8Array, options: DecompressOptions):
       'TSV_E_KERNEL_FORMAT',
       `${capitalise(what)} is compressed with ${name}, which is not supported.`,
       {
-        hint: 'GZIP, XZ, ZSTD and LZ4 (legacy format, `lz4 -l`) are; recompress it, or let the guest unpack it with the bzimage protocol.',
+        hint: 'GZIP, LZMA, XZ, ZSTD and LZ4 (legacy format, `lz4 -l`) are; recompress it, or let the guest unpack it with the bzimage protocol.',
       },
     );
   }
@@ -78,8 +81,9 @@ export async function decompress(input: Uint8Array, options: DecompressOptions):
   let output: Uint8Array;
   try {
     if (compression === 'gzip') output = await unpackGzip(input, limit);
-    else if (compression === 'zstd') output = await unpackZstd(input, limit);
-    else if (compression === 'xz') output = await decodeXz(input, limit);
+    else if (compression === 'zstd') output = await unpackZstd(input, limit, expectedSize);
+    else if (compression === 'xz') output = decodeXz(input, limit);
+    else if (compression === 'lzma') output = decodeLzmaAlone(input, limit);
     else output = unpackLz4(input, limit);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
@@ -111,18 +115,41 @@ interface ZlibWithZstd {
   ) => void;
 }
 
-async function unpackZstd(input: Uint8Array, limit: number): Promise<Uint8Array> {
+async function unpackZstd(input: Uint8Array, limit: number, expectedSize?: number): Promise<Uint8Array> {
   checkZstdHeader(input, limit);
   const { zstdDecompress } = zlib as ZlibWithZstd;
-  if (zstdDecompress === undefined) return unpackZstdInJs(input, limit);
+  if (zstdDecompress === undefined) return unpackZstdInJs(input, limit, expectedSize);
   const { ZSTD_d_windowLogMax } = constants as unknown as { ZSTD_d_windowLogMax: number };
   const params = { [ZSTD_d_windowLogMax]: ZSTD_WINDOW_LOG_MAX };
   return promisify(zstdDecompress)(input, { maxOutputLength: Math.max(limit, 1), params });
 }
 
 /** For Node versions whose zlib has no ZSTD. */
-export function unpackZstdInJs(input: Uint8Array, limit: number): Uint8Array {
-  checkZstdHeader(input, limit);
+export function unpackZstdInJs(input: Uint8Array, limit: number, expectedSize?: number): Uint8Array {
+  const size = expectedSize ?? checkZstdHeader(input, limit);
+  return size === undefined ? streamZstd(input, limit) : unpackZstdTo(input, size);
+}
+
+/**
+ * Much faster than the stream, but the decoder neither says how much it wrote nor minds writing too much. So marks are
+ * put before and behind the expected end: afterwards the first must be overwritten and the second not.
+ */
+function unpackZstdTo(input: Uint8Array, size: number): Uint8Array {
+  const output = new Uint8Array(size + ZSTD_MARK.length);
+  const lastBytes = output.subarray(Math.max(0, size - ZSTD_MARK.length), size);
+  lastBytes.set(ZSTD_MARK.subarray(0, lastBytes.length));
+  output.set(ZSTD_MARK, size);
+  zstdDecompressTo(input, output);
+  if (size > 0 && Buffer.compare(lastBytes, ZSTD_MARK.subarray(0, lastBytes.length)) === 0) {
+    throw new Error(`it unpacks to less than ${size} bytes`);
+  }
+  if (Buffer.compare(output.subarray(size), ZSTD_MARK) !== 0) {
+    throw new Error(`it unpacks to more than ${size} bytes`);
+  }
+  return output.subarray(0, size);
+}
+
+function streamZstd(input: Uint8Array, limit: number): Uint8Array {
   const pieces: Uint8Array[] = [];
   let size = 0;
   const stream = new ZstdDecompress((piece) => {
@@ -137,27 +164,27 @@ export function unpackZstdInJs(input: Uint8Array, limit: number): Uint8Array {
 /**
  * Decoders allocate the window, or the whole of a single-segment frame, from the header alone, so it is checked first
  * (RFC 8878 section 3.1.1.1).
+ * @returns the unpacked size of the frame, where the header says it
  */
-function checkZstdHeader(input: Uint8Array, limit: number): void {
-  if (input.length < 18) {
-    if (input.length < 6) throw new Error('it ends inside the frame header');
-  }
+function checkZstdHeader(input: Uint8Array, limit: number): number | undefined {
+  if (input.length < 6) throw new Error('it ends inside the frame header');
   const descriptor = input[4];
   const singleSegment = (descriptor & 0x20) !== 0;
-  const sizeFlag = descriptor >> 6;
-  const dictionaryBytes = [0, 1, 2, 4][descriptor & 3];
   if (!singleSegment) {
-    const window = input[5];
-    const windowBase = 2 ** (10 + (window >> 3));
-    const windowSize = windowBase + (windowBase / 8) * (window & 7);
+    const base = 2 ** (10 + (input[5] >> 3));
+    const windowSize = base + (base / 8) * (input[5] & 7);
     if (windowSize > 2 ** ZSTD_WINDOW_LOG_MAX) throw new Error(`its window has ${windowSize} bytes`);
   }
+  const sizeFlag = descriptor >> 6;
   const sizeBytes = sizeFlag === 0 ? (singleSegment ? 1 : 0) : 1 << sizeFlag;
-  const at = 5 + (singleSegment ? 0 : 1) + dictionaryBytes;
+  if (sizeBytes === 0) return undefined;
+  const dictionaryBytes = [0, 1, 2, 4][descriptor & 3];
+  const at = (singleSegment ? 5 : 6) + dictionaryBytes;
   if (at + sizeBytes > input.length) throw new Error('it ends inside the frame header');
-  let contentSize = sizeFlag === 1 ? 256 : 0;
-  for (let i = 0; i < sizeBytes; i++) contentSize += input[at + i] * 2 ** (8 * i);
-  if (contentSize > limit) throw new Error(`it unpacks to more than ${limit} bytes`);
+  let size = sizeFlag === 1 ? 256 : 0;
+  for (let i = 0; i < sizeBytes; i++) size += input[at + i] * 2 ** (8 * i);
+  if (size > limit) throw new Error(`it unpacks to more than ${limit} bytes`);
+  return size;
 }
 
 function unpackLz4(input: Uint8Array, limit: number): Uint8Array {
