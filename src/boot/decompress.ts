@@ -28,6 +28,8 @@ export interface DecompressOptions {
 const LZ4_MAX_RATIO = 255;
 /** `zstd --ultra -22`, which Linux uses, has a window of 128 MiB. */
 const ZSTD_WINDOW_LOG_MAX = 27;
+/** fzstd unpacks literals to the end of its output buffer, at most 128 KiB of them, before it moves them into place. */
+const ZSTD_SLACK = 256 << 10;
 /** Bytes that no data ends with by chance. */
 const ZSTD_MARK = Buffer.from('unwritten 8b1f4c92e7', 'latin1');
 
@@ -135,7 +137,7 @@ export function unpackZstdInJs(input: Uint8Array, limit: number, expectedSize?: 
  * put before and behind the expected end: afterwards the first must be overwritten and the second not.
  */
 function unpackZstdTo(input: Uint8Array, size: number): Uint8Array {
-  const output = new Uint8Array(size + ZSTD_MARK.length);
+  const output = new Uint8Array(size + ZSTD_SLACK);
   const lastBytes = output.subarray(Math.max(0, size - ZSTD_MARK.length), size);
   lastBytes.set(ZSTD_MARK.subarray(0, lastBytes.length));
   output.set(ZSTD_MARK, size);
@@ -143,7 +145,7 @@ function unpackZstdTo(input: Uint8Array, size: number): Uint8Array {
   if (size > 0 && Buffer.compare(lastBytes, ZSTD_MARK.subarray(0, lastBytes.length)) === 0) {
     throw new Error(`it unpacks to less than ${size} bytes`);
   }
-  if (Buffer.compare(output.subarray(size), ZSTD_MARK) !== 0) {
+  if (Buffer.compare(output.subarray(size, size + ZSTD_MARK.length), ZSTD_MARK) !== 0) {
     throw new Error(`it unpacks to more than ${size} bytes`);
   }
   return output.subarray(0, size);
