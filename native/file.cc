@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <string>
 
 #include "addon.h"
@@ -34,36 +35,43 @@ Napi::Value Close(const Napi::CallbackInfo& info) {
   return Result(info.Env(), result);
 }
 
+// Requests whose structures end in an array, by the size of their headers. The header's own macros are wrong in C++:
+// a flexible array there follows an empty struct, which has a size in C++ and none in C.
+struct ListRequest {
+  unsigned long request;
+  size_t header;
+  size_t element;
+};
+constexpr ListRequest kLists[] = {
+    {_IOWR(KVMIO, 0x02, uint32_t), 4, sizeof(uint32_t)},               // KVM_GET_MSR_INDEX_LIST
+    {_IOWR(KVMIO, 0x0a, uint32_t), 4, sizeof(uint32_t)},               // KVM_GET_MSR_FEATURE_INDEX_LIST
+    {_IOWR(KVMIO, 0x05, uint64_t), 8, sizeof(kvm_cpuid_entry2)},       // KVM_GET_SUPPORTED_CPUID
+    {_IOWR(KVMIO, 0x09, uint64_t), 8, sizeof(kvm_cpuid_entry2)},       // KVM_GET_EMULATED_CPUID
+    {_IOW(KVMIO, 0x90, uint64_t), 8, sizeof(kvm_cpuid_entry2)},        // KVM_SET_CPUID2
+    {_IOWR(KVMIO, 0x91, uint64_t), 8, sizeof(kvm_cpuid_entry2)},       // KVM_GET_CPUID2
+    {_IOWR(KVMIO, 0x88, uint64_t), 8, sizeof(kvm_msr_entry)},          // KVM_GET_MSRS
+    {_IOW(KVMIO, 0x89, uint64_t), 8, sizeof(kvm_msr_entry)},           // KVM_SET_MSRS
+    {_IOW(KVMIO, 0x6a, uint64_t), 8, sizeof(kvm_irq_routing_entry)},   // KVM_SET_GSI_ROUTING
+};
+
 // Bytes that the kernel reads or writes behind the argument of `request`. Most requests say it in their number; those
 // that end in an array say it in their header.
 bool ArgumentFits(unsigned long request, const Bytes& arg) {
   size_t fixed = _IOC_SIZE(request);
   if (arg.length < fixed) return false;
-  auto count = [&] {
-    uint32_t n;
-    memcpy(&n, arg.data, sizeof n);
-    return static_cast<size_t>(n);
-  };
+  for (const ListRequest& list : kLists) {
+    if (request != list.request) continue;
+    uint32_t count;
+    memcpy(&count, arg.data, sizeof count);
+    return arg.length >= list.header + static_cast<size_t>(count) * list.element;
+  }
   switch (request) {
-    case KVM_GET_SUPPORTED_CPUID:
-    case KVM_GET_EMULATED_CPUID:
-    case KVM_SET_CPUID2:
-    case KVM_GET_CPUID2:
-      return arg.length >= sizeof(kvm_cpuid2) + count() * sizeof(kvm_cpuid_entry2);
-    case KVM_GET_MSRS:
-    case KVM_SET_MSRS:
-      return arg.length >= sizeof(kvm_msrs) + count() * sizeof(kvm_msr_entry);
-    case KVM_GET_MSR_INDEX_LIST:
-    case KVM_GET_MSR_FEATURE_INDEX_LIST:
-      return arg.length >= sizeof(kvm_msr_list) + count() * sizeof(uint32_t);
-    case KVM_SET_GSI_ROUTING:
-      return arg.length >= sizeof(kvm_irq_routing) + count() * sizeof(kvm_irq_routing_entry);
     // These carry pointers of their own: each has a function, or is not needed.
     case KVM_SET_USER_MEMORY_REGION:
     case KVM_GET_DIRTY_LOG:
     case KVM_CLEAR_DIRTY_LOG:
     case KVM_X86_SET_MSR_FILTER:
-    case KVM_SET_SIGNAL_MASK:
+    case _IOW(KVMIO, 0x8b, uint32_t):  // KVM_SET_SIGNAL_MASK, whose size is wrong in C++ too
       return false;
     default:
       return fixed > 0;

@@ -4,6 +4,7 @@
  * vCPU threads look addresses up themselves ({@link BusClient}) and hand over only what a device must do itself; here
  * those accesses are carried out, in order for each vCPU, one at a time for each device.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import { TsvError, toTsvError } from '../errors.ts';
 import { BusClient } from './bus-client.ts';
 import {
@@ -181,13 +182,22 @@ export class Bus {
     this.#serving = false;
   }
 
-  /** Carries out the posted writes that are still in the rings: for the moment after every vCPU has stopped. */
-  async drain(): Promise<void> {
+  /**
+   * Carries out the posted writes that are still in the rings: for the moment after every vCPU has come to a stand.
+   * @param patience milliseconds to wait for devices that answer with promises; default no limit
+   * @returns false when a device was still busy then
+   */
+  async drain(patience = Number.POSITIVE_INFINITY): Promise<boolean> {
+    const end = performance.now() + patience;
     for (const channel of this.#channels) this.#serveChannel(channel);
     while (this.#pending.size > 0) {
-      await Promise.all(this.#busy.values());
+      const left = end - performance.now();
+      if (left <= 0) return false;
+      const idle = Promise.all(this.#busy.values());
+      await (Number.isFinite(left) ? Promise.race([idle, delay(left, undefined, { ref: false })]) : idle);
       for (const channel of this.#channels) this.#serveChannel(channel);
     }
+    return true;
   }
 
   /** Lets every vCPU that waits for a device go with an abort. */

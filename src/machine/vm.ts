@@ -63,6 +63,9 @@ const exitChannel = channel('tsvisor:exit');
 /** Published with `{ vm, lines }` for traced exits and accesses. */
 const traceChannel = channel('tsvisor:trace');
 
+/** How long a machine that ends waits for devices that have not answered yet. */
+const STOP_PATIENCE_MS = 1000;
+
 /** Machines whose vCPUs must be out of the guest before the process can end. */
 const live = new Set<Vm>();
 process.on('exit', () => {
@@ -412,7 +415,7 @@ export class Vm implements AsyncDisposable {
     for (const vcpu of this.#vcpus) vcpu.stopNow();
     this.#bus.abort();
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.stop()));
-    await this.#bus.drain();
+    await this.#bus.drain(STOP_PATIENCE_MS);
     const bad = ['panic', 'triple-fault', 'error', 'timeout'].includes(exit.reason);
     const registers = bad ? await this.#registers() : undefined;
     this.#clock.pause();

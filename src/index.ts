@@ -1,0 +1,46 @@
+/**
+ * tsvisor: x86-64 virtual machines for Node.js.
+ *
+ * The public API, nothing else. Start with {@link Vm.create}; see README.md and examples/.
+ */
+
+export type { Clock, Timer } from './devices/clock.ts';
+export type {
+  AccessSize,
+  Device,
+  DeviceContext,
+  DeviceState,
+  IrqLine,
+  Latch,
+  RegisterMode,
+  StopReason,
+} from './devices/device.ts';
+export { ERROR_CODES, TsvError, type TsvErrorCode } from './errors.ts';
+export { type KvmProbe, probeKvm } from './kvm/probe.ts';
+export type { BootConfig, FlatBoot, KernelBoot, VmConfig } from './machine/config.ts';
+export type { ExpectOptions, VmConsole } from './machine/console.ts';
+export type { EngineChoice } from './machine/engine-choice.ts';
+export type { ExitReason, RegisterDump, VmExit } from './machine/exit.ts';
+export { formatRegisters } from './machine/registers.ts';
+export { type SoftwareKvmProfile, softwareKvmProfile } from './machine/slow-kvm.ts';
+export { type DeviceOptions, Vm, type VmStateName, type VmStats } from './machine/vm.ts';
+export { DirtyBitmap, type PageRun } from './memory/dirty-bitmap.ts';
+export { GuestMemory, type RamRegion } from './memory/guest-memory.ts';
+export { type Gate, writeIdt } from './memory/interrupt-tables.ts';
+export { PageTableBuilder, type PageTableOptions } from './memory/page-tables.ts';
+export { GdtBuilder } from './memory/segments.ts';
+export type { EngineVm, IrqchipMode, MsiMessage } from './vcpu/engine.ts';
+export type { TraceTopic } from './vcpu/protocol.ts';
+export type {
+  CpuidEntry,
+  DebugRegs,
+  Dtable,
+  Fpu,
+  Msr,
+  Regs,
+  Segment,
+  Sregs,
+  VcpuEvents,
+  VcpuState,
+  Xcr,
+} from './vcpu/state.ts';
