@@ -1,0 +1,86 @@
+/** The demo: everything from nothing to a shell in a guest. */
+import { buildInitramfs } from '../boot/initramfs/build.ts';
+import { softwareKvmProfile } from '../machine/slow-kvm.ts';
+import type { DemoArguments } from './commands/demo.ts';
+import { fetchBusyboxWithProgress, fetchKernelWithProgress } from './fetch.ts';
+import { Progress } from './progress.ts';
+import { planRun } from './run-options.ts';
+import { runVm } from './run-vm.ts';
+
+/** `panic=-1`: a panic ends the machine instead of waiting; `quiet` would hide the boot that is to be seen. */
+const CMDLINE = 'console=ttyS0 panic=-1';
+
+/** Runs it. @returns the exit status */
+export async function runDemo(args: DemoArguments): Promise<number> {
+  const { cacheDir } = args;
+  const profile = softwareKvmProfile();
+  const kernel = await fetchKernelWithProgress({ cacheDir });
+  const busybox = await fetchBusyboxWithProgress({ cacheDir });
+  const initrd = await buildInitramfs({ busybox, command: args.command });
+  const plan = planRun({
+    kernel: kernel.vmlinuz,
+    memory: args.memory,
+    cpus: args.cpus,
+    timeout: args.timeout,
+  });
+  const cmdline = profile.slow ? `${CMDLINE} ${profile.cmdline}` : CMDLINE;
+  plan.config = {
+    ...plan.config,
+    name: 'demo',
+    cpu: profile.cpu,
+    timeScale: profile.timeScale,
+    boot: { kernel: kernel.vmlinuz, initrd, cmdline },
+  };
+  process.stderr.write(`tsvisor: booting Linux ${kernel.version}; Ctrl-C ends it until the shell is up\n`);
+  if (profile.slow) process.stderr.write(`tsvisor: this will take minutes: ${profile.why}\n`);
+  const boot = new BootWatch(profile.slow);
+  return runVm(plan, {
+    onStart: () => boot.start(),
+    onOutput: (bytes) => boot.onOutput(bytes),
+    ctrlCEnds: () => !boot.over,
+    onEnd: () => boot.end(),
+  });
+}
+
+/** Watches a boot, and shows how long a slow one has taken while the guest prints nothing: silence looks like a hang. */
+class BootWatch {
+  readonly #progress = new Progress();
+  readonly #slow: boolean;
+  #start = 0;
+  #lastBytes = '';
+  #timer: NodeJS.Timeout | undefined;
+  /** The shell has shown its prompt, or the run has ended. */
+  over = false;
+
+  constructor(slow: boolean) {
+    this.#slow = slow;
+  }
+
+  start(): void {
+    this.#start = performance.now();
+    if (this.#slow) this.#timer = setInterval(() => this.#show(), 1000);
+  }
+
+  /** Guest output goes to the same terminal: the line makes room for it, and returns when the guest pauses. */
+  onOutput(bytes: Uint8Array): void {
+    if (this.over) return;
+    this.#progress.clear();
+    this.#lastBytes = (this.#lastBytes + Buffer.from(bytes).toString('latin1')).slice(-2);
+    if (this.#lastBytes === '# ') this.end();
+    else this.#timer?.refresh();
+  }
+
+  end(): void {
+    this.over = true;
+    clearInterval(this.#timer);
+    this.#progress.clear();
+  }
+
+  #show(): void {
+    if (this.#lastBytes !== '' && !this.#lastBytes.endsWith('\n')) return;
+    const seconds = Math.round((performance.now() - this.#start) / 1000);
+    // On a terminal the line is there until the guest prints; in a log one line a minute must do.
+    if (process.stderr.isTTY) this.#progress.update('tsvisor: booting on a software KVM', `${seconds} s`);
+    else if (seconds % 60 === 0) this.#progress.update(`tsvisor: booting on a software KVM: ${seconds} s`);
+  }
+}

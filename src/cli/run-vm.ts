@@ -1,0 +1,181 @@
+/** Runs a machine in the foreground: console, signals, time limit, reports, exit status. */
+
+import { TsvError } from '../errors.ts';
+import { Vm } from '../machine/vm.ts';
+import { ESCAPE_HELP, type EscapeCommand } from './escape-keys.ts';
+import { cliLog } from './log.ts';
+import type { RunPlan } from './run-options.ts';
+import { exitError, exitToJson, formatExit, formatStats, type RunTiming } from './run-report.ts';
+import { openSerial, type SerialTarget } from './serial-target.ts';
+import { dieOf, type EndSignal, signalStatus, watchSignals } from './signals.ts';
+import { openTrace, type TraceOutput } from './trace-output.ts';
+
+/** How long output may still take when a signal or the time limit ends the run, ms: its reader may be what is stuck. */
+const FLUSH_LIMIT = 2000;
+
+const CTRL_C = 0x03;
+
+/** What the caller of {@link runVm} may add. */
+export interface RunHooks {
+  /** The machine exists and is about to start. */
+  onStart?(vm: Vm): void;
+  /** Guest output, before it is shown. */
+  onOutput?(bytes: Uint8Array): void;
+  /** While it answers true, Ctrl-C ends the machine even though the terminal is in raw mode. */
+  ctrlCEnds?(): boolean;
+  /** The run has ended; nothing has been reported yet. */
+  onEnd?(): void;
+}
+
+/**
+ * Runs a machine to its end and reports how it ended.
+ * @returns the exit status
+ * @throws what `Vm.create` and the serial and trace outputs throw; signals other than SIGINT end the process
+ */
+export async function runVm(plan: RunPlan, hooks: RunHooks = {}): Promise<number> {
+  const run = new ForegroundRun(plan, hooks);
+  const unwatch = watchSignals((signal) => run.interrupt(signal));
+  try {
+    return await run.main();
+  } finally {
+    unwatch();
+  }
+}
+
+class ForegroundRun {
+  readonly #plan: RunPlan;
+  readonly #hooks: RunHooks;
+  #vm: Vm | undefined;
+  #serial: SerialTarget | undefined;
+  #trace: TraceOutput | undefined;
+  #signal: EndSignal | undefined;
+  /** The reader of our output has gone: there is nobody to report to. */
+  #broken = false;
+  #outputError: TsvError | undefined;
+  #startGrace!: () => void;
+  /** Resolves when output that is still on its way is given up. */
+  readonly #grace: Promise<void>;
+
+  constructor(plan: RunPlan, hooks: RunHooks) {
+    this.#plan = plan;
+    this.#hooks = hooks;
+    this.#grace = new Promise((resolve) => {
+      this.#startGrace = () => void setTimeout(resolve, FLUSH_LIMIT);
+    });
+  }
+
+  interrupt(signal: EndSignal): void {
+    this.#signal = signal;
+    if (this.#vm === undefined) dieOf(signal);
+    this.#stop('stopped');
+  }
+
+  #stop(reason: 'stopped' | 'timeout'): void {
+    this.#serial?.hurry();
+    this.#startGrace();
+    void this.#vm?.stop(reason);
+  }
+
+  async main(): Promise<number> {
+    const { config, traceFile, timeout } = this.#plan;
+    try {
+      if (config.trace !== undefined)
+        this.#trace = openTrace(traceFile, (error) => this.#onOutputError(error, 'trace'));
+      await using vm = await Vm.create({ log: cliLog(), ...config });
+      this.#vm = vm;
+      process.stderr.write(`tsvisor: engine ${vm.accel.engine}: ${vm.accel.why}\n`);
+      this.#serial = await this.#connect(vm);
+      this.#hooks.onStart?.(vm);
+      const setup = performance.now();
+      const timer = timeout === undefined ? undefined : setTimeout(() => this.#stop('timeout'), timeout);
+      vm.start();
+      const exit = await vm.exited;
+      clearTimeout(timer);
+      const timing = { setup, run: performance.now() - setup };
+      await this.#drain();
+      this.#hooks.onEnd?.();
+      return this.#report(vm, exit, timing);
+    } finally {
+      this.#serial?.close();
+      this.#trace?.close();
+    }
+  }
+
+  async #connect(vm: Vm): Promise<SerialTarget> {
+    const serial = await openSerial(this.#plan.serial, this.#plan.json ? 2 : 1, {
+      onInput: (bytes) => {
+        if (bytes.includes(CTRL_C) && this.#hooks.ctrlCEnds?.()) this.interrupt('SIGINT');
+        else vm.console.write(bytes);
+      },
+      onCommand: (command) => this.#onCommand(vm, command),
+      onError: (error) => this.#onOutputError(error, 'serial output'),
+    });
+    vm.console.onData((bytes) => {
+      this.#hooks.onOutput?.(bytes);
+      return serial.write(bytes);
+    });
+    if (serial.notice !== undefined) process.stderr.write(`tsvisor: ${serial.notice}\n`);
+    return serial;
+  }
+
+  #onCommand(vm: Vm, command: EscapeCommand): void {
+    switch (command) {
+      case 'quit':
+        this.#stop('stopped');
+        break;
+      case 'break':
+        vm.sendBreak();
+        break;
+      case 'power':
+        vm.pressPowerButton();
+        break;
+      case 'stats':
+        process.stderr.write(`\n${formatStats(vm)}`);
+        break;
+      case 'help':
+        process.stderr.write(`\n${ESCAPE_HELP}\n`);
+        break;
+    }
+  }
+
+  #onOutputError(error: NodeJS.ErrnoException, what: string): void {
+    if (error.code === 'EPIPE') this.#broken = true;
+    else {
+      this.#outputError ??= new TsvError('TSV_E_HOST_IO', `The ${what} cannot be written: ${error.code}.`, {
+        hint: 'Check the space and permissions where it goes.',
+        cause: error,
+      });
+    }
+    this.#stop('stopped');
+  }
+
+  /** Lets all output arrive, within the limits of {@link FLUSH_LIMIT}. */
+  async #drain(): Promise<void> {
+    await Promise.race([Promise.all([this.#serial?.flush(), this.#trace?.flush()]), this.#grace]);
+    // Standard output may lead to the same reader as standard error: a report would be stuck as well.
+    if (this.#serial?.busy) dieOf(this.#signal ?? 'SIGTERM');
+  }
+
+  #report(vm: Vm, exit: Awaited<Vm['exited']>, timing: RunTiming): number {
+    this.#serial?.close();
+    this.#serial = undefined;
+    const { json, dumpRegisters, timeout } = this.#plan;
+    const error = this.#outputError ?? exitError(exit, timeout);
+    const ended = this.#outputError === undefined ? exit : { ...exit, reason: 'error' as const };
+    const status = this.#status(exit);
+    if (json)
+      process.stdout.write(`${JSON.stringify(exitToJson(vm, ended, status, error, timing), null, 2)}\n`);
+    if (!json || exit.registers !== undefined) {
+      const text = formatExit(ended, status, error, dumpRegisters);
+      if (!this.#broken) process.stderr.write(text);
+    }
+    if (this.#signal === 'SIGTERM' || this.#signal === 'SIGHUP') dieOf(this.#signal);
+    return status;
+  }
+
+  #status(exit: Awaited<Vm['exited']>): number {
+    if (this.#signal !== undefined) return signalStatus(this.#signal);
+    if (this.#broken) return signalStatus('SIGPIPE');
+    return this.#outputError?.exitStatus ?? exit.status;
+  }
+}
