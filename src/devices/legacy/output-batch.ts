@@ -21,6 +21,12 @@ const BATCH_BYTES = 16 * 1024;
  */
 const BATCH_INTERVAL = 1;
 
+/**
+ * The longest a byte beyond the limit is made to wait, ms. Then it is kept all the same: a byte a second cannot fill
+ * the host's memory, and a terminal that was stopped overnight must not look like a device that hangs.
+ */
+const PATIENCE = 1000;
+
 /** What the owner of an {@link OutputBatch} wants to hear. */
 export interface OutputEvents {
   /** The sink took a batch that had reached the high-water mark: there is room again. */
@@ -42,6 +48,7 @@ export class OutputBatch {
   #timeout: NodeJS.Timeout | undefined;
   #room: PromiseWithResolve | undefined;
   #idle: PromiseWithResolve | undefined;
+  #patience: NodeJS.Timeout | undefined;
 
   constructor(sink: OutputSink, events: OutputEvents = {}) {
     this.#sink = sink;
@@ -60,7 +67,7 @@ export class OutputBatch {
 
   /**
    * Appends a byte; it is never lost.
-   * @returns a promise when the buffer is full: whoever produces bytes waits for it
+   * @returns a promise when the buffer is full: whoever produces bytes waits for it, a second at most
    */
   push(byte: number): void | Promise<void> {
     if (this.#length === this.#buffer.length) this.#grow();
@@ -69,6 +76,7 @@ export class OutputBatch {
     if (!this.#sinkBusy) this.#schedule();
     if (this.#length >= OUTPUT_LIMIT) {
       this.#room ??= promiseWithResolve();
+      this.#patience ??= setTimeout(() => this.#letGo(), PATIENCE).unref();
       return this.#room.promise;
     }
   }
@@ -129,13 +137,18 @@ export class OutputBatch {
 
   /** The buffer is empty, though its last batch may still be with the sink: the next one can fill meanwhile. */
   #makeRoom(): void {
-    const room = this.#room;
-    this.#room = undefined;
     if (this.#congested) {
       this.#congested = false;
       this.#events.drained?.();
     }
-    room?.resolve();
+    this.#letGo();
+  }
+
+  #letGo(): void {
+    clearTimeout(this.#patience);
+    this.#patience = undefined;
+    this.#room?.resolve();
+    this.#room = undefined;
   }
 
   /** Doubles the buffer; {@link push} makes its callers wait long before this could run away. */

@@ -19,19 +19,11 @@
 import type { Device, DeviceContext, DeviceState, Latch, RegisterMode } from '../device.ts';
 import { SavedState } from '../saved-state.ts';
 import { OutputBatch, type OutputSink } from './output-batch.ts';
+import { SerialReceiver } from './serial-receiver.ts';
 import * as uart from './serial-registers.ts';
-
-/** Input bytes kept for a guest that does not read; beyond that {@link Serial.receive} refuses. */
-export const SERIAL_INPUT_LIMIT = 64 * 1024;
 
 /** Ports the device occupies. */
 export const SERIAL_SIZE = 8;
-
-/** A break among the received characters (its data byte is 0). */
-const BREAK = 0x100;
-
-/** Bytes of FIFO (section 8.4). */
-const FIFO_SIZE = 16;
 
 /** Modem inputs with a terminal attached: carrier, data set ready, clear to send. */
 const CONNECTED = uart.MSR_DCD | uart.MSR_DSR | uart.MSR_CTS;
@@ -69,7 +61,7 @@ export class Serial implements Device {
   readonly maxAccess = 1 as const;
   readonly registers = REGISTERS;
   readonly #output: OutputBatch;
-  readonly #onInputSpace: (() => void) | undefined;
+  readonly #receiver: SerialReceiver;
   #context: DeviceContext | undefined;
   /** The latches by offset, with what each was last given: a byte sent must not cost five stores. */
   #latches: { readonly offset: number; readonly latch: Latch; value: number }[] = [];
@@ -83,25 +75,16 @@ export class Serial implements Device {
   #scr = 0;
   /** Power-on value is undefined on hardware; 12 is 9600 baud at 1.8432 MHz. */
   #divisor = 12;
-  #overrun = false;
-  /** IIR has reported the line status that is still there. */
-  #lineStatusReported = false;
   #transmitter: Transmitter = 'idle';
   /** Modem inputs from outside, MSR bits 4-7. */
   #lines = CONNECTED;
   /** What MSR showed last, to find the deltas. */
   #shownLines = CONNECTED;
   #deltas = 0;
-  /** Receiver FIFO (one entry when FIFOs are off): a byte or {@link BREAK}. */
-  #fifo: number[] = [];
-  /** Input the FIFO has no room for, from `#queueHead` on. */
-  #queue: number[] = [];
-  #queueHead = 0;
-  #refused = false;
 
   constructor(options: SerialOptions = {}) {
     this.name = options.name ?? 'serial';
-    this.#onInputSpace = options.onInputSpace;
+    this.#receiver = new SerialReceiver(options.onInputSpace);
     this.#output = new OutputBatch(options.output ?? (() => {}), {
       drained: () => {
         this.#endBurst();
@@ -120,14 +103,12 @@ export class Serial implements Device {
   // Host side --------------------------------------------------------------------------------------------------
 
   /**
-   * Input for the guest. At most {@link SERIAL_INPUT_LIMIT} bytes wait; the rest is refused, and `onInputSpace` is
+   * Input for the guest. At most SERIAL_INPUT_LIMIT bytes wait; the rest is refused, and `onInputSpace` is
    * called when it is worth trying again.
    * @returns how many bytes, from the start, were accepted
    */
   receive(bytes: Uint8Array): number {
-    const accepted = Math.min(bytes.length, this.inputSpace);
-    for (let i = 0; i < accepted; i++) this.#queue.push(bytes[i]);
-    if (accepted < bytes.length) this.#refused = true;
+    const accepted = this.#receiver.receive(bytes);
     this.#fill();
     this.#update();
     return accepted;
@@ -135,13 +116,12 @@ export class Serial implements Device {
 
   /** Bytes {@link receive} would accept now. */
   get inputSpace(): number {
-    return SERIAL_INPUT_LIMIT - this.#waiting;
+    return this.#receiver.space;
   }
 
   /** A break on the line, after the input received so far. Dropped when no input is accepted either. */
   sendBreak(): void {
-    if (this.inputSpace === 0) return;
-    this.#queue.push(BREAK);
+    this.#receiver.receiveBreak();
     this.#fill();
     this.#update();
   }
@@ -244,16 +224,15 @@ export class Serial implements Device {
   }
 
   #receiveData(): number {
-    const entry = this.#fifo.shift() ?? 0;
-    this.#overrun = false;
-    this.#lineStatusReported = false;
+    const value = this.#receiver.take();
     this.#fill();
-    return entry & 0xff;
+    return value;
   }
 
   #transmit(value: number): void | Promise<void> {
     if (this.#loopback) {
-      this.#loopBack(value);
+      // The own receiver has no queue behind it (section 8.6.7).
+      this.#receiver.loopBack(value);
       this.#transmitter = 'pending';
       return;
     }
@@ -272,18 +251,6 @@ export class Serial implements Device {
     if (this.#transmitter === 'sending') this.#transmitter = 'pending';
   }
 
-  /** A transmitted character arrives at the own receiver, which has no queue behind it (section 8.6.7). */
-  #loopBack(value: number): void {
-    if (this.#fifo.length < this.#capacity) {
-      this.#fifo.push(value);
-      return;
-    }
-    // With FIFOs the character in the shift register is lost, without them the one that was not read.
-    this.#overrun = true;
-    this.#lineStatusReported = false;
-    if (!this.#fifoEnabled) this.#fifo[0] = value;
-  }
-
   /** Enabling the THRE interrupt with an empty transmitter raises it, as Linux's 8250 driver tests at start-up. */
   #enableInterrupts(value: number): void {
     const enabled = value & ~this.#ier;
@@ -297,25 +264,17 @@ export class Serial implements Device {
     const switched = ((next ^ this.#fcr) & uart.FCR_ENABLE) !== 0;
     this.#fcr = next;
     if (switched || (next && value & uart.FCR_CLEAR_RECEIVER)) {
-      this.#fifo = [];
-      this.#overrun = false;
-      this.#lineStatusReported = false;
+      this.#receiver.clear(this.#fifoEnabled);
     }
     this.#fill();
   }
 
   #identifyInterrupt(): number {
-    if (this.#lineStatusReported) this.#acknowledgeLineStatus();
+    this.#receiver.acknowledgeReported();
     const id = this.#interrupt();
     if (id === uart.IIR_THRI) this.#transmitter = 'idle';
-    if (id === uart.IIR_RLSI) this.#lineStatusReported = true;
+    if (id === uart.IIR_RLSI) this.#receiver.reportLineStatus();
     return id | (this.#fifoEnabled ? uart.IIR_FIFO_ENABLED : 0);
-  }
-
-  #acknowledgeLineStatus(): void {
-    this.#lineStatusReported = false;
-    this.#overrun = false;
-    if (this.#fifo.length > 0) this.#fifo[0] &= 0xff;
   }
 
   // State that follows from the registers ----------------------------------------------------------------------
@@ -329,26 +288,20 @@ export class Serial implements Device {
   get #fifoEnabled(): boolean {
     return (this.#fcr & uart.FCR_ENABLE) !== 0;
   }
-  get #capacity(): number {
-    return this.#fifoEnabled ? FIFO_SIZE : 1;
-  }
-  get #waiting(): number {
-    return this.#queue.length - this.#queueHead;
-  }
 
   get #lsr(): number {
     let value = this.#output.congested ? 0 : uart.LSR_THRE | uart.LSR_TEMT;
-    if (this.#fifo.length > 0) value |= uart.LSR_DR;
-    if (this.#fifo[0] === BREAK) value |= uart.LSR_BI;
-    if (this.#overrun) value |= uart.LSR_OE;
-    if (this.#fifoEnabled && this.#fifo.includes(BREAK)) value |= uart.LSR_FIFO_ERROR;
+    if (this.#receiver.length > 0) value |= uart.LSR_DR;
+    if (this.#receiver.breakOnTop) value |= uart.LSR_BI;
+    if (this.#receiver.overrun) value |= uart.LSR_OE;
+    if (this.#fifoEnabled && this.#receiver.hasBreak) value |= uart.LSR_FIFO_ERROR;
     return value;
   }
 
   /** The interrupt of highest priority, as IIR bits 0-3 (section 8.4, table III). */
   #interrupt(): number {
-    const received = this.#fifo.length;
-    if (this.#ier & uart.IER_RLSI && (this.#overrun || this.#fifo[0] === BREAK)) return uart.IIR_RLSI;
+    const { length: received, overrun, breakOnTop } = this.#receiver;
+    if (this.#ier & uart.IER_RLSI && (overrun || breakOnTop)) return uart.IIR_RLSI;
     if (this.#ier & uart.IER_RDI && received > 0) {
       const trigger = this.#fifoEnabled ? uart.FCR_TRIGGER_LEVELS[this.#fcr >> 6] : 1;
       return received >= trigger ? uart.IIR_RDI : uart.IIR_CTI;
@@ -358,20 +311,9 @@ export class Serial implements Device {
     return uart.IIR_NO_INT;
   }
 
-  /** Moves waiting input into the FIFO; in loopback the receiver is disconnected from the line. */
+  /** In loopback the receiver is disconnected from the line. */
   #fill(): void {
-    if (this.#loopback || this.#waiting === 0) return;
-    while (this.#fifo.length < this.#capacity && this.#waiting > 0) {
-      this.#fifo.push(this.#queue[this.#queueHead++]);
-    }
-    if (this.#waiting === 0 || this.#queueHead >= 4096) {
-      this.#queue = this.#queue.slice(this.#queueHead);
-      this.#queueHead = 0;
-    }
-    if (this.#refused && this.inputSpace >= SERIAL_INPUT_LIMIT / 2) {
-      this.#refused = false;
-      if (this.#onInputSpace !== undefined) queueMicrotask(this.#onInputSpace);
-    }
+    if (!this.#loopback) this.#receiver.fill();
   }
 
   /** Modem inputs as MSR shows them: in loopback the outputs of MCR (section 8.6.7). */
@@ -416,9 +358,8 @@ export class Serial implements Device {
   reset(): void {
     this.#ier = this.#fcr = this.#lcr = this.#mcr = this.#scr = 0;
     this.#divisor = 12;
-    this.#overrun = this.#lineStatusReported = false;
     this.#transmitter = 'idle';
-    this.#fifo = [];
+    this.#receiver.clear(false);
     this.#shownLines = this.#lines;
     this.#deltas = 0;
     this.#fill();
@@ -434,14 +375,11 @@ export class Serial implements Device {
       mcr: this.#mcr,
       scr: this.#scr,
       divisor: this.#divisor,
-      overrun: this.#overrun,
-      lineStatusReported: this.#lineStatusReported,
       transmitter: this.#transmitter === 'sending' ? 'pending' : this.#transmitter,
       lines: this.#lines,
       shownLines: this.#shownLines,
       deltas: this.#deltas,
-      fifo: [...this.#fifo],
-      queue: this.#queue.slice(this.#queueHead),
+      receiver: this.#receiver.save(),
     };
   }
 
@@ -455,30 +393,22 @@ export class Serial implements Device {
       mcr: saved.int('mcr', uart.MCR_MASK),
       scr: saved.u8('scr'),
       divisor: saved.int('divisor', 0xffff),
-      overrun: saved.bool('overrun'),
-      lineStatusReported: saved.bool('lineStatusReported'),
       transmitter: saved.oneOf('transmitter', TRANSMITTER),
       lines: saved.u8('lines') & uart.MSR_LINES,
       shownLines: saved.u8('shownLines') & uart.MSR_LINES,
       deltas: saved.int('deltas', 0x0f),
-      fifo: saved.ints('fifo', BREAK, fcr & uart.FCR_ENABLE ? FIFO_SIZE : 1),
-      queue: saved.ints('queue', BREAK, SERIAL_INPUT_LIMIT),
     };
+    this.#receiver.restore(saved.object('receiver'), (fcr & uart.FCR_ENABLE) !== 0);
     this.#fcr = fcr;
     this.#ier = next.ier;
     this.#lcr = next.lcr;
     this.#mcr = next.mcr;
     this.#scr = next.scr;
     this.#divisor = next.divisor;
-    this.#overrun = next.overrun;
-    this.#lineStatusReported = next.lineStatusReported;
     this.#transmitter = next.transmitter;
     this.#lines = next.lines;
     this.#shownLines = next.shownLines;
     this.#deltas = next.deltas;
-    this.#fifo = next.fifo;
-    this.#queue = next.queue;
-    this.#queueHead = 0;
     this.#fill();
     this.#update(true);
   }

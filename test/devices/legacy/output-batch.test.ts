@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { OUTPUT_HIGH_WATER, OUTPUT_LIMIT, OutputBatch } from '../../../src/devices/legacy/output-batch.ts';
 import { settle } from '../../support/device-bench.ts';
 
@@ -90,6 +90,28 @@ describe('batches of output', () => {
     await done;
     expect([early, resumed, pushed]).toEqual([false, true, OUTPUT_LIMIT]);
     expect(batches.reduce((sum, batch) => sum + batch.length, 0)).toBe(pushed);
+  });
+
+  it('let a byte go after a second when the sink does not move at all', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    try {
+      const { sink } = slowSink();
+      const output = new OutputBatch(sink);
+      output.push(0);
+      await settle();
+      for (let i = 0; i < OUTPUT_LIMIT - 1; i++) output.push(1);
+      let resumed = 0;
+      const next = () => void Promise.resolve(output.push(2)).then(() => resumed++);
+      next();
+      await vi.advanceTimersByTimeAsync(900);
+      const early = resumed;
+      await vi.advanceTimersByTimeAsync(100);
+      next();
+      await vi.advanceTimersByTimeAsync(900);
+      expect([early, resumed, output.pending]).toEqual([0, 1, OUTPUT_LIMIT + 1]);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it.each([

@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { OUTPUT_HIGH_WATER } from '../../../src/devices/legacy/output-batch.ts';
-import { SERIAL_INPUT_LIMIT, Serial, type SerialOptions } from '../../../src/devices/legacy/serial.ts';
+import { Serial, type SerialOptions } from '../../../src/devices/legacy/serial.ts';
+import { SERIAL_INPUT_LIMIT } from '../../../src/devices/legacy/serial-receiver.ts';
 import * as uart from '../../../src/devices/legacy/serial-registers.ts';
 import { DeviceBench, settle } from '../../support/device-bench.ts';
 
@@ -368,7 +369,10 @@ describe('life cycle', () => {
     expect(other.irq.level).toBe(true);
     expect(other.port.in(uart.IIR)).toBe(0xc0 | uart.IIR_RDI);
     expect(drain(other.port)).toBe('bcdefghijklmnopqrstuvwxyz\0');
-    expect(other.device.save()).toEqual({ ...state, fifo: [], queue: [] });
+    expect(other.device.save()).toEqual({
+      ...state,
+      receiver: { fifo: [], queue: [], overrun: false, reported: false },
+    });
   });
 
   it('reports a burst as sent that was on its way when saved', async () => {
@@ -386,12 +390,13 @@ describe('life cycle', () => {
 
   it.each([
     { ier: 16 },
-    { fifo: [1, 2] },
-    { fifo: ['x'] },
-    { queue: [512] },
+    { receiver: null },
+    { receiver: { fifo: [1, 2], queue: [], overrun: false, reported: false } },
+    { receiver: { fifo: ['x'], queue: [], overrun: false, reported: false } },
+    { receiver: { fifo: [], queue: [512], overrun: false, reported: false } },
+    { receiver: { fifo: [], queue: [], overrun: 1, reported: false } },
     { divisor: -1 },
     { transmitter: 'busy' },
-    { overrun: 1 },
     { deltas: 16 },
   ])('refuses a state with %j and stays as it was', (change) => {
     const { port, device } = bench();
