@@ -91,8 +91,9 @@ export class OutputBatch {
 
   #schedule(): void {
     if (this.#immediate !== undefined) return;
+    if (this.#timeout !== undefined && this.#length < BATCH_BYTES) return;
     if (this.#length < BATCH_BYTES && performance.now() - this.#lastBatch < BATCH_INTERVAL) {
-      this.#timeout ??= setTimeout(() => this.#handOver(), BATCH_INTERVAL);
+      this.#timeout = setTimeout(() => this.#handOver(), BATCH_INTERVAL);
       return;
     }
     this.#immediate = setImmediate(() => this.#handOver());
