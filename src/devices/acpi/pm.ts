@@ -54,7 +54,7 @@ const NS_PER_SECOND = 1e9;
 
 /** Options of {@link AcpiPm}. */
 export interface AcpiPmOptions {
-  /** Width of the PM timer; 32 needs TMR_VAL_EXT in the FADT. Default 32. */
+  /** Width of the PM timer; 32 needs TMR_VAL_EXT in the FADT. Default 24, which every FADT means without it. */
   timerBits?: 24 | 32;
 }
 
@@ -76,7 +76,7 @@ export class AcpiPm implements Device {
   #seenHalf = 0;
 
   constructor(options: AcpiPmOptions = {}) {
-    this.#timerRange = 2 ** (options.timerBits ?? 32);
+    this.#timerRange = 2 ** (options.timerBits ?? 24);
   }
 
   attach(context: DeviceContext): void {
