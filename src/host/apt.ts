@@ -19,7 +19,7 @@ export type AptProgress = (phase: 'update' | 'download', fraction: number) => vo
 /** Downloads single files; part of apt. */
 const APT_HELPER = '/usr/lib/apt/apt-helper';
 
-/** Names Debian allows (Debian Policy 5.6.1), so that a name is never taken for an option. */
+/** Names Debian allows (Debian Policy 5.6.1), so that a name is never taken for an option or a path. */
 const PACKAGE_NAME = /^[a-z0-9][a-z0-9+.-]+$/;
 
 /** One use of apt: with the host's package lists, or with lists of our own when those are missing or out of date. */
@@ -41,11 +41,6 @@ export class Apt {
    * @throws TSV_E_FETCH when there is no such package or no way to get the lists
    */
   async find(name: string): Promise<AptPackage> {
-    if (!PACKAGE_NAME.test(name)) {
-      throw new TsvError('TSV_E_FETCH', `"${name}" is not the name of a Debian package.`, {
-        hint: 'Names are lower-case letters, digits, plus, minus and dots.',
-      });
-    }
     const found = await this.#show(name);
     if (found !== undefined) return found;
     if (this.#ownLists === undefined) {
@@ -129,6 +124,14 @@ export class StaleListsError extends Error {
   constructor(target: string, stderr: string) {
     super(`${target}: ${stderr}`);
   }
+}
+
+/** @throws TSV_E_FETCH when it cannot be the name of a package */
+export function checkPackageName(name: string): void {
+  if (PACKAGE_NAME.test(name)) return;
+  throw new TsvError('TSV_E_FETCH', `"${name}" is not the name of a Debian package.`, {
+    hint: 'Names are lower-case letters, digits, plus, minus and dots.',
+  });
 }
 
 /** What a failed tool's messages mean for the user. */

@@ -1,6 +1,6 @@
 /** Debian packages, downloaded and unpacked into the cache. */
 import { rm } from 'node:fs/promises';
-import { Apt, type AptPackage, aptError, StaleListsError } from './apt.ts';
+import { Apt, type AptPackage, aptError, checkPackageName, StaleListsError } from './apt.ts';
 import { Cache } from './cache.ts';
 import { run } from './command.ts';
 
@@ -47,6 +47,7 @@ export async function fetchPackage(
   verify: (found: UnpackedPackage) => Promise<void>,
   resolve: (apt: Apt, found: AptPackage) => Promise<AptPackage> = async (_, found) => found,
 ): Promise<UnpackedPackage> {
+  checkPackageName(name);
   const { signal, onProgress = () => {}, refresh = false } = options;
   const cache = new Cache(options.cacheDir);
   const report = (phase: FetchProgress['phase'], fraction?: number) =>
