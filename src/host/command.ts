@@ -17,7 +17,6 @@ export interface RunOptions {
 
 /** What a tool did. */
 export interface RunResult {
-  /** Exit status; 128 and more when a signal ended it, as in a shell. */
   readonly status: number;
   readonly stdout: string;
   readonly stderr: string;
@@ -28,7 +27,7 @@ const MAX_OUTPUT = 2 ** 24;
 
 /**
  * Runs a tool with messages in English and no input, and waits for it.
- * @throws TSV_E_FETCH when it is not installed or the signal was aborted; an exit status is the caller's to judge
+ * @throws TSV_E_FETCH when it is not installed, was interrupted, or the signal was aborted; an exit status is the caller's to judge
  */
 export async function run(
   command: string,
@@ -57,7 +56,8 @@ export async function run(
   try {
     const status = await new Promise<number>((resolve, reject) => {
       child.once('error', reject);
-      child.once('close', (code) => resolve(code ?? 128));
+      // A tool that a signal ended was interrupted with us: Ctrl-C reaches every process of the terminal.
+      child.once('close', (code, by) => (code === null ? reject(interrupted(by)) : resolve(code)));
     });
     throwIfAborted(signal);
     return { status, stdout, stderr };
@@ -79,11 +79,12 @@ export async function run(
 
 /** @throws TSV_E_FETCH */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (!signal?.aborted) return;
-  throw new TsvError('TSV_E_FETCH', 'Fetching was interrupted.', {
-    hint: 'Run it again; what was downloaded is kept.',
-    cause: signal.reason,
-  });
+  if (signal?.aborted) throw interrupted(signal.reason);
+}
+
+function interrupted(cause?: unknown): TsvError {
+  const hint = 'Run it again; what was downloaded is kept.';
+  return new TsvError('TSV_E_FETCH', 'Fetching was interrupted.', { hint, cause });
 }
 
 /**

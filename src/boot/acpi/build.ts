@@ -1,4 +1,5 @@
 /** Puts the machine's ACPI tables into guest memory. */
+import { PM } from '../../devices/acpi/pm.ts';
 import { TsvError } from '../../errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import {
@@ -56,7 +57,7 @@ export interface AcpiTables {
 export function buildAcpiTables(memory: GuestMemory, options: AcpiOptions): AcpiTables {
   const { apicIds, pm = DEFAULT_PM, ioApicId = 0, start = BIOS_AREA_START, end = BIOS_AREA_END } = options;
   checkRange('The first address', start, BIOS_AREA_END - 1);
-  checkRange('The PM port', pm.port, 0xffff - 20);
+  checkRange('The PM port', pm.port, 0xffff - PM.SIZE);
   checkRange('The SCI interrupt', pm.sci, 15);
   checkRange('I/O APIC ID', ioApicId, 255);
   for (const id of apicIds) checkRange('Local APIC ID', id, 0xfffffffe);
@@ -66,7 +67,10 @@ export function buildAcpiTables(memory: GuestMemory, options: AcpiOptions): Acpi
   const rsdp = area.reserve(RSDP_SIZE, 16);
   const facs = area.place(buildFacs(), FACS_SIZE);
   const aml = bytes(
-    ...buildDsdt({ ...options, boardPorts: [{ port: pm.port, length: 20 }, ...(options.boardPorts ?? [])] }),
+    ...buildDsdt({
+      ...options,
+      boardPorts: [{ port: pm.port, length: PM.SIZE }, ...(options.boardPorts ?? [])],
+    }),
   );
   // Revision 2: integers have 64 bits.
   const dsdt = area.place(

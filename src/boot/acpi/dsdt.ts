@@ -1,4 +1,5 @@
 /** The DSDT: what devices the board has that the guest cannot find by itself (ACPI 6.5 section 5.2.11.1). */
+import { S5_SLEEP_TYPE } from '../../devices/acpi/pm.ts';
 import {
   type Aml,
   arg,
@@ -23,9 +24,6 @@ import {
   memoryWindow64,
   resourceTemplate,
 } from './resources.ts';
-
-/** Value of SLP_TYP that, written with SLP_EN to PM1a_CNT, powers the machine off. */
-export const SLEEP_TYPE_S5 = 5;
 
 /** A range of addresses, both ends included. */
 export interface AddressWindow {
@@ -76,7 +74,7 @@ export function buildDsdt(options: DsdtOptions): Aml[] {
     ]),
   ];
   // \_S5: SLP_TYP for PM1a_CNT and PM1b_CNT, two reserved (section 7.4.2).
-  const s5 = packageOf([SLEEP_TYPE_S5, SLEEP_TYPE_S5, 0, 0].map(integer));
+  const s5 = packageOf([S5_SLEEP_TYPE, S5_SLEEP_TYPE, 0, 0].map(integer));
   // \_PIC is told the interrupt model; whoever debugs a guest can look at it (section 5.8.1).
   const pic = [name('\\PICM', integer(0)), method('\\_PIC', 1, [store(arg(0), namePath('\\PICM'))])];
   return [name('\\_S5', s5), ...pic, scope('\\_SB', devices)];

@@ -1,5 +1,6 @@
 /** The fixed-layout ACPI tables (ACPI 6.5 section 5.2), each answered as its bytes with the checksum in place. */
 import { Buffer } from 'node:buffer';
+import { PM } from '../../devices/acpi/pm.ts';
 
 /** Bytes of the header every table but RSDP and FACS begins with (table 5.4). */
 export const HEADER_SIZE = 36;
@@ -111,7 +112,7 @@ export function buildFacs(): Uint8Array {
 
 /** The ACPI PM register block and the interrupt it raises. */
 export interface AcpiPm {
-  /** First port: PM1a_EVT (4 ports), PM1a_CNT at +4 (2), PM_TMR at +8 (4), GPE0 at +16 (4). */
+  /** First port of the block {@link PM} describes. */
   readonly port: number;
   /** ISA interrupt of the SCI, level, active high. */
   readonly sci: number;
@@ -161,14 +162,14 @@ export function buildFadt(options: FadtOptions): Uint8Array {
       .u32(36, options.facs)
       .u32(40, options.dsdt)
       .u16(46, pm.sci)
-      .u32(56, pm.port)
-      .u32(64, pm.port + 4)
-      .u32(76, pm.port + 8)
-      .u32(80, pm.port + 16)
-      .u8(88, 4) // PM1_EVT_LEN
-      .u8(89, 2) // PM1_CNT_LEN
-      .u8(91, 4) // PM_TMR_LEN
-      .u8(92, 4) // GPE0_BLK_LEN
+      .u32(56, pm.port + PM.PM1A_EVT)
+      .u32(64, pm.port + PM.PM1A_CNT)
+      .u32(76, pm.port + PM.PM_TMR)
+      .u32(80, pm.port + PM.GPE0)
+      .u8(88, PM.PM1A_EVT_LEN)
+      .u8(89, PM.PM1A_CNT_LEN)
+      .u8(91, PM.PM_TMR_LEN)
+      .u8(92, PM.GPE0_LEN)
       .u16(96, NO_C2)
       .u16(98, NO_C3)
       .u8(108, CENTURY_REGISTER)
@@ -180,10 +181,10 @@ export function buildFadt(options: FadtOptions): Uint8Array {
       .u64(140, options.dsdt)
       .text(268, OEM_TABLE_ID);
     ioRegister(out, 116, RESET_PORT, 8, 1);
-    ioRegister(out, 148, pm.port, 32, 2);
-    ioRegister(out, 172, pm.port + 4, 16, 2);
-    ioRegister(out, 208, pm.port + 8, 32, 3);
-    ioRegister(out, 220, pm.port + 16, 32, 1);
+    ioRegister(out, 148, pm.port + PM.PM1A_EVT, 32, 2);
+    ioRegister(out, 172, pm.port + PM.PM1A_CNT, 16, 2);
+    ioRegister(out, 208, pm.port + PM.PM_TMR, 32, 3);
+    ioRegister(out, 220, pm.port + PM.GPE0, 32, 1);
   });
 }
 
