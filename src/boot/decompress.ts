@@ -30,8 +30,8 @@ const LZ4_MAX_RATIO = 255;
 const ZSTD_WINDOW_LOG_MAX = 27;
 /** fzstd unpacks literals to the end of its output buffer, at most 128 KiB of them, before it moves them into place. */
 const ZSTD_SLACK = 256 << 10;
-/** Bytes that no data ends with by chance. */
-const ZSTD_MARK = Buffer.from('unwritten 8b1f4c92e7', 'latin1');
+const ZSTD_MARKS = [0xa5, 0x5a] as const;
+const ZSTD_MARK_SIZE = 16;
 
 const NAMES: Readonly<Record<Compression, string>> = {
   gzip: 'GZIP',
@@ -138,15 +138,17 @@ export function unpackZstdInJs(input: Uint8Array, limit: number, expectedSize?: 
  */
 function unpackZstdTo(input: Uint8Array, size: number): Uint8Array {
   const output = new Uint8Array(size + ZSTD_SLACK);
-  const lastBytes = output.subarray(Math.max(0, size - ZSTD_MARK.length), size);
-  lastBytes.set(ZSTD_MARK.subarray(0, lastBytes.length));
-  output.set(ZSTD_MARK, size);
-  zstdDecompressTo(input, output);
-  if (size > 0 && Buffer.compare(lastBytes, ZSTD_MARK.subarray(0, lastBytes.length)) === 0) {
+  const endsWithMark = (mark: number): boolean => {
+    output.fill(mark, Math.max(0, size - 1), size + ZSTD_MARK_SIZE);
+    zstdDecompressTo(input, output);
+    if (output.subarray(size, size + ZSTD_MARK_SIZE).some((byte) => byte !== mark)) {
+      throw new Error(`it unpacks to more than ${size} bytes`);
+    }
+    return size > 0 && output[size - 1] === mark;
+  };
+  // The data itself may end with the mark, but not with both.
+  if (endsWithMark(ZSTD_MARKS[0]) && endsWithMark(ZSTD_MARKS[1])) {
     throw new Error(`it unpacks to less than ${size} bytes`);
-  }
-  if (Buffer.compare(output.subarray(size, size + ZSTD_MARK.length), ZSTD_MARK) !== 0) {
-    throw new Error(`it unpacks to more than ${size} bytes`);
   }
   return output.subarray(0, size);
 }

@@ -16,11 +16,13 @@ export function decodeLzmaAlone(input: Uint8Array, limit: number): Uint8Array {
   const announced = view.getBigUint64(5, true);
   const sized = announced !== UNKNOWN_SIZE;
   if (sized && announced > BigInt(limit)) throw new LzmaError(`it unpacks to more than ${limit} bytes`);
-  const output = new Uint8Array(sized ? Number(announced) : limit);
+  // Without a size in the header a marker ends the data; one byte more shows that it does not come in time.
+  const output = new Uint8Array(sized ? Number(announced) : limit + 1);
   const decoder = new LzmaDecoder(input, output);
   decoder.setProperties(lzmaProperties(input[0]));
   decoder.start(HEADER_SIZE, input.length);
-  decoder.decode(output.length, !sized);
+  const full = decoder.decode(output.length, !sized);
+  if (full && !sized) throw new LzmaError(`it unpacks to more than ${limit} bytes`);
   // A copy lets the unused rest of the buffer go.
   return decoder.position === output.length ? output : output.slice(0, decoder.position);
 }

@@ -28,6 +28,7 @@ export async function loadModules(
   start: number,
 ): Promise<LoadedModule[]> {
   const loaded: LoadedModule[] = [];
+  let lowest = start;
   for (const { source, cmdline = '' } of moduleList(options)) {
     if (cmdline.includes('\0')) {
       throw new TsvError('TSV_E_USAGE', "A module's command line contains a NUL character.", {
@@ -36,7 +37,7 @@ export async function loadModules(
     }
     const file = await SourceFile.open(source, 'module');
     try {
-      const gpa = plan.findLow(file.size, start);
+      const gpa = plan.findLow(file.size, lowest);
       if (gpa === undefined) {
         throw new TsvError(
           'TSV_E_INITRD',
@@ -47,6 +48,7 @@ export async function loadModules(
       const range = plan.take({ name: 'module', gpa, size: file.size });
       await file.readInto(options.memory, gpa);
       loaded.push({ ...range, cmdline });
+      lowest = gpa + file.size;
     } finally {
       await file.close();
     }
