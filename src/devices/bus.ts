@@ -169,7 +169,7 @@ export class Bus {
     let sliceStart = performance.now();
     while (!this.#closed) {
       const count = this.bell.count();
-      for (const channel of this.#channels) this.#serveChannel(channel);
+      this.#serveAll();
       const rung = this.bell.wait(count);
       if (rung !== undefined) {
         await rung;
@@ -189,13 +189,13 @@ export class Bus {
    */
   async drain(patience = Number.POSITIVE_INFINITY): Promise<boolean> {
     const end = performance.now() + patience;
-    for (const channel of this.#channels) this.#serveChannel(channel);
+    this.#serveAll();
     while (this.#pending.size > 0) {
       const left = end - performance.now();
       if (left <= 0) return false;
       const idle = Promise.all(this.#busy.values());
       await (Number.isFinite(left) ? Promise.race([idle, delay(left, undefined, { ref: false })]) : idle);
-      for (const channel of this.#channels) this.#serveChannel(channel);
+      this.#serveAll();
     }
     return true;
   }
@@ -212,7 +212,12 @@ export class Bus {
     this.bell.ring();
   }
 
-  #serveChannel(channel: Channel): void {
+  #serveAll(): void {
+    for (const channel of this.#channels) this.#drainPosted(channel);
+    for (const channel of this.#channels) this.#serveRequest(channel);
+  }
+
+  #drainPosted(channel: Channel): void {
     if (this.#pending.has(channel)) return;
     let access = channel.takePosted();
     while (access !== undefined) {
@@ -225,8 +230,14 @@ export class Bus {
       }
       access = channel.takePosted();
     }
+  }
+
+  #serveRequest(channel: Channel): void {
     const request = channel.request();
     if (request === undefined) return;
+    // What other vCPUs had posted before this request was made comes first: a guest lock may have ordered them.
+    for (const other of this.#channels) this.#drainPosted(other);
+    if (this.#pending.has(channel)) return;
     const region = this.#byId.get(request.region);
     const value = region === undefined ? 0xffffffff : this.#perform(region, request);
     if (typeof value === 'number') channel.answer(value);

@@ -54,6 +54,8 @@ export interface KvmProbe {
   readonly userMips: number;
   /** CPU features whose instructions this KVM cannot run in kernel mode. */
   readonly lacking: readonly string[];
+  /** SYSCALL from user mode arrives in the kernel's code with user privilege. */
+  readonly syscallUnfinished: boolean;
   /** CPU features that guests see whatever their CPUID table says. */
   readonly forced: readonly string[];
 }
@@ -75,6 +77,7 @@ export function probeKvm(): KvmProbe {
     userMips: speed(vm, 3),
     // Hardware runs kernel mode itself; KVM's emulator is then not asked.
     lacking: software ? Object.keys(INSTRUCTIONS).filter((feature) => !knows(vm, feature)) : [],
+    syscallUnfinished: software && !syscallWorks(vm),
     forced: software ? forcedFeatures() : [],
   };
   return cached;
@@ -82,6 +85,15 @@ export function probeKvm(): KvmProbe {
 
 function knows(vm: ScratchVm, feature: string): boolean {
   return vm.run(Uint8Array.from([...INSTRUCTIONS[feature], ...ENDING])) === KVM_EXIT_MMIO;
+}
+
+/** True when SYSCALL raises the privilege level. */
+function syscallWorks(vm: ScratchVm): boolean {
+  // At LSTAR: mov eax, cs; mov [rsi], eax. The code before it is the system call itself.
+  const handler = [0x8c, 0xc8, 0x89, 0x06, ...ENDING];
+  vm.run(Uint8Array.from([0x0f, 0x05, ...handler]), 3, 0n, { lstar: 2 });
+  const [cs] = vm.result();
+  return (cs & 3) === 0 && cs !== 0;
 }
 
 /** A VM whose CPUID table has none of the optional features: what its guest sees all the same. */

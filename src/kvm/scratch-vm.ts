@@ -10,11 +10,13 @@ import { featureNamed, hasFeature } from '../vcpu/cpuid/index.ts';
 import {
   type BootSegments,
   CR4,
+  EFER,
   type EntryState,
   longModeEntry,
   type UserModeTables,
   userModeEntry,
 } from '../vcpu/entry.ts';
+import { MSR } from '../vcpu/msrs.ts';
 import type { CpuidEntry } from '../vcpu/state.ts';
 import * as abi from './abi/index.ts';
 import { loadNative, nativeMemory } from './native.ts';
@@ -84,15 +86,23 @@ export class ScratchVm implements Disposable {
   /**
    * Runs code from its first byte to its first exit. RSI points at a page of zeroes, RCX holds `count`.
    * @param cpl privilege level 0 or 3
+   * @param syscall enables SYSCALL, to an offset within the code
    * @returns KVM_EXIT_*: that of MMIO when the code came to its {@link ENDING}, of SHUTDOWN when it faulted
    */
-  run(code: Uint8Array, cpl: 0 | 3 = 0, count = 0n): number {
+  run(code: Uint8Array, cpl: 0 | 3 = 0, count = 0n, syscall?: { lstar: number }): number {
     this.memory.fill(DATA, 4096);
     this.memory.write(CODE, code);
     const { sregs, regs } = this.#entry(cpl);
     regs.rsi = BigInt(DATA);
     regs.rcx = count;
     sregs.cr4 |= this.#cr4;
+    if (syscall !== undefined) {
+      sregs.efer |= EFER.SCE;
+      this.vcpu.set('msrs', [
+        { index: MSR.IA32_STAR, data: BigInt(this.#kernel.code.selector) << 32n },
+        { index: MSR.IA32_LSTAR, data: BigInt(CODE + syscall.lstar) },
+      ]);
+    }
     this.vcpu.set('sregs', sregs);
     this.vcpu.set('regs', regs);
     this.vcpu.enter();

@@ -4,6 +4,7 @@ import { DirtyBitmap } from '../memory/dirty-bitmap.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { EngineVm, EngineVmConfig, MsiMessage, VcpuPort } from '../vcpu/engine.ts';
 import type { CpuidEntry } from '../vcpu/state.ts';
+import { REPAIR_MSR } from '../vcpu/syscall-repair.ts';
 import * as abi from './abi/index.ts';
 import type { KvmFd } from './fd.ts';
 import type { MsrFilterRange, Native } from './native.ts';
@@ -18,6 +19,22 @@ const IDENTITY_MAP_ADDR = 0xfeffc000;
 const TSS_ADDR = IDENTITY_MAP_ADDR + PAGE;
 const IRQCHIPS = [abi.KVM_IRQCHIP_PIC_MASTER, abi.KVM_IRQCHIP_PIC_SLAVE, abi.KVM_IRQCHIP_IOAPIC];
 const IMMEDIATE_EXIT = abi.KVM_RUN_IMMEDIATE_EXIT;
+
+/**
+ * GSIs as a PC wires them: 0-15 to both PICs and to the I/O APIC's pin of the same number, except that the PIT's GSI 0 is
+ * on pin 2, as the MADT's interrupt source override says; 16-23 to the I/O APIC alone.
+ */
+const PC_ROUTES = [
+  ...Array.from({ length: 16 }, (_, gsi) =>
+    gsi < 8
+      ? abi.irqchipRoute(gsi, abi.KVM_IRQCHIP_PIC_MASTER, gsi)
+      : abi.irqchipRoute(gsi, abi.KVM_IRQCHIP_PIC_SLAVE, gsi - 8),
+  ),
+  abi.irqchipRoute(0, abi.KVM_IRQCHIP_IOAPIC, 2),
+  ...Array.from({ length: abi.KVM_IOAPIC_NUM_PINS }, (_, gsi) => gsi)
+    .filter((gsi) => gsi !== 0 && gsi !== 2)
+    .map((gsi) => abi.irqchipRoute(gsi, abi.KVM_IRQCHIP_IOAPIC, gsi)),
+];
 
 interface Slot {
   gpa: number;
@@ -77,10 +94,23 @@ export class KvmVm implements EngineVm {
     this.fd.ioctl(abi.KVM_SET_IDENTITY_MAP_ADDR, u64Bytes(IDENTITY_MAP_ADDR));
     this.fd.ioctl(abi.KVM_SET_TSS_ADDR, TSS_ADDR);
     const { irqchip, pit, memory } = this.#config;
-    if (irqchip === 'kernel') this.fd.ioctl(abi.KVM_CREATE_IRQCHIP);
+    if (irqchip === 'kernel') {
+      this.fd.ioctl(abi.KVM_CREATE_IRQCHIP);
+      this.setGsiRouting(PC_ROUTES);
+    }
     if (irqchip === 'split') this.enableCap(abi.KVM_CAP_SPLIT_IRQCHIP, [BigInt(abi.KVM_IOAPIC_NUM_PINS)]);
     if (pit)
       this.fd.ioctl(abi.KVM_CREATE_PIT2, abi.kvm_pit_config.encode({ flags: abi.KVM_PIT_SPEAKER_DUMMY }));
+    if (this.#config.repairSyscall) {
+      this.enableCap(abi.KVM_CAP_X86_USER_SPACE_MSR, [BigInt(abi.KVM_MSR_EXIT_REASON_FILTER)]);
+      const lstar = {
+        flags: abi.KVM_MSR_FILTER_WRITE,
+        base: REPAIR_MSR,
+        nmsrs: 1,
+        bitmap: new Uint8Array(8),
+      };
+      this.setMsrFilter(false, [lstar]);
+    }
     const flags = this.#config.dirtyLog ? abi.KVM_MEM_LOG_DIRTY_PAGES : 0;
     memory.regions.forEach((region, slot) => {
       this.#setSlot(slot, { gpa: region.gpa, bytes: ramBytes(memory, slot), flags });

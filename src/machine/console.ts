@@ -18,10 +18,13 @@ interface Waiter {
   timer: NodeJS.Timeout | undefined;
 }
 
+/** Takes output of the guest. */
+export type ConsoleListener = (bytes: Uint8Array) => void | Promise<void>;
+
 /** The guest's console. */
 export class VmConsole {
   readonly #send: (bytes: Uint8Array) => void;
-  readonly #listeners = new Set<(bytes: Uint8Array) => void>();
+  readonly #listeners = new Set<ConsoleListener>();
   readonly #decoder = new TextDecoder();
   readonly #waiters: Waiter[] = [];
   /** Output that no `expect` has matched yet. */
@@ -38,8 +41,11 @@ export class VmConsole {
     this.#send(typeof input === 'string' ? new TextEncoder().encode(input) : input);
   }
 
-  /** Calls `listener` with all further output. @returns a function that ends it */
-  onData(listener: (bytes: Uint8Array) => void): () => void {
+  /**
+   * Calls `listener` with all further output. A promise it returns holds the guest's next output back.
+   * @returns a function that ends it
+   */
+  onData(listener: ConsoleListener): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
@@ -47,7 +53,9 @@ export class VmConsole {
   /** The further output as a stream, which ends with the machine. */
   get readable(): Readable {
     const stream = new Readable({ read() {} });
-    this.onData((bytes) => stream.push(bytes));
+    this.onData((bytes) => {
+      stream.push(bytes);
+    });
     this.#endings.add(() => stream.push(null));
     if (this.#ended !== undefined) stream.push(null);
     return stream;
@@ -80,11 +88,14 @@ export class VmConsole {
   }
 
   /** The machine's side: output of the guest. */
-  receive(bytes: Uint8Array): void {
-    for (const listener of this.#listeners) listener(bytes);
+  receive(bytes: Uint8Array): void | Promise<void> {
+    const waits = [...this.#listeners]
+      .map((listener) => listener(bytes))
+      .filter((wait) => wait instanceof Promise);
     this.#text += this.#decoder.decode(bytes, { stream: true });
     if (this.#text.length > HISTORY) this.#text = this.#text.slice(-HISTORY / 2);
     this.#match();
+    if (waits.length > 0) return Promise.all(waits).then(() => {});
   }
 
   /** The machine's side: there will be no more output. */

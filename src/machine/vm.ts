@@ -89,6 +89,7 @@ export class Vm implements AsyncDisposable {
   readonly #clock: GuestClock;
   readonly #vcpus: VcpuThread[] = [];
   readonly #devices: Device[] = [];
+  readonly #assistLock = new SharedArrayBuffer(4);
   readonly #halted = new Set<VcpuThread>();
   #board: Board | undefined;
   #boot: LoadedBoot | undefined;
@@ -174,6 +175,7 @@ export class Vm implements AsyncDisposable {
       busTable: this.#bus.table.shared,
       channel: channelOfVcpu.shared,
       doorbell: this.#bus.bell.shared,
+      assistLock: this.#assistLock,
       irqchip: this.config.irqchip,
       trace: this.config.trace,
       affinity: this.config.affinity[index] ?? [],

@@ -26,6 +26,8 @@ export interface EngineVmConfig {
   pit: boolean;
   /** Record which pages the guest writes. */
   dirtyLog?: boolean;
+  /** Report writes to LSTAR, for {@link SyscallRepair}: where the host's KVM does not finish SYSCALL. */
+  repairSyscall?: boolean;
 }
 
 /** One half of an MSI: the address and data a device writes (SDM vol. 3, 11.11). */

@@ -14,6 +14,8 @@ export interface VcpuInit {
   busTable: SharedArrayBuffer;
   channel: SharedArrayBuffer;
   doorbell: SharedArrayBuffer;
+  /** One word that the emulation assists of all vCPUs lock. */
+  assistLock: SharedArrayBuffer;
   irqchip: IrqchipMode;
   trace: readonly TraceTopic[];
   /** Host CPUs the thread may run on; empty for any. */

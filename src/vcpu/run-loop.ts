@@ -22,6 +22,10 @@ export interface RunLoopHooks {
    * @throws TSV_E_GUEST_INSTRUCTION naming the instruction
    */
   assist(): boolean;
+  /** A debug exit at `pc`. @returns true when it was the engine's own and the guest goes on */
+  debug(pc: bigint): boolean;
+  /** The guest writes an MSR that is filtered. @returns true when the write has been carried out */
+  writeMsr(index: number, value: bigint): boolean;
   /** A level-triggered interrupt was acknowledged, with the split irqchip. */
   eoi(vector: number): void;
   /** Called for every exit when tracing is on. */
@@ -113,21 +117,14 @@ export class RunLoop {
         return this.#systemEvent();
       case abi.KVM_EXIT_X86_RDMSR:
       case abi.KVM_EXIT_X86_WRMSR:
-        // Nobody asked for these MSRs to be handled here: the guest gets #GP, as from a CPU without them.
         this.#incomplete = true;
-        this.#run.setUint8(abi.KVM_RUN_MSR_ERROR, 1);
+        this.#msr(reason === abi.KVM_EXIT_X86_WRMSR);
         return undefined;
       case abi.KVM_EXIT_IOAPIC_EOI:
         this.#hooks.eoi(this.#run.getUint8(abi.KVM_RUN_EOI_VECTOR));
         return undefined;
       case abi.KVM_EXIT_DEBUG:
-        return {
-          kind: 'debug',
-          exception: this.#run.getUint32(abi.KVM_RUN_DEBUG_EXCEPTION, true),
-          pc: this.#run.getBigUint64(abi.KVM_RUN_DEBUG_PC, true),
-          dr6: this.#run.getBigUint64(abi.KVM_RUN_DEBUG_DR6, true),
-          dr7: this.#run.getBigUint64(abi.KVM_RUN_DEBUG_DR7, true),
-        };
+        return this.#debug();
       case abi.KVM_EXIT_INTERNAL_ERROR:
         this.#internalError();
         return undefined;
@@ -185,6 +182,25 @@ export class RunLoop {
     if (size === 1) this.#run.setUint8(at, value);
     else if (size === 2) this.#run.setUint16(at, value, true);
     else this.#run.setUint32(at, value, true);
+  }
+
+  #debug(): RunOutcome | undefined {
+    const pc = this.#run.getBigUint64(abi.KVM_RUN_DEBUG_PC, true);
+    if (this.#hooks.debug(pc)) return undefined;
+    return {
+      kind: 'debug',
+      exception: this.#run.getUint32(abi.KVM_RUN_DEBUG_EXCEPTION, true),
+      pc,
+      dr6: this.#run.getBigUint64(abi.KVM_RUN_DEBUG_DR6, true),
+      dr7: this.#run.getBigUint64(abi.KVM_RUN_DEBUG_DR7, true),
+    };
+  }
+
+  /** An MSR that nobody carries out here gives the guest #GP, as from a CPU without it. */
+  #msr(isWrite: boolean): void {
+    const index = this.#run.getUint32(abi.KVM_RUN_MSR_INDEX, true);
+    const done = isWrite && this.#hooks.writeMsr(index, this.#run.getBigUint64(abi.KVM_RUN_MSR_DATA, true));
+    this.#run.setUint8(abi.KVM_RUN_MSR_ERROR, done ? 0 : 1);
   }
 
   #systemEvent(): RunOutcome {

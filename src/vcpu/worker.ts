@@ -13,6 +13,7 @@ import { openVcpu } from './engines.ts';
 import type { VcpuCalls, VcpuInit, VcpuReport, VcpuRequest } from './protocol.ts';
 import { errorMessage, RunLoop } from './run-loop.ts';
 import type { VcpuState } from './state.ts';
+import { REPAIR_MSR, SyscallRepair } from './syscall-repair.ts';
 import { Tracer } from './tracer.ts';
 
 const init = workerData as VcpuInit;
@@ -55,8 +56,15 @@ async function main(): Promise<void> {
   );
   const tracer = new Tracer(init.port.index, init.trace, (lines) => report({ type: 'trace', lines }));
   if (tracer.has('io') || tracer.has('mmio')) bus.trace = tracer.access;
+  const repair = new SyscallRepair(vcpu, memory);
   const loop = new RunLoop(vcpu, bus, control, init.irqchip, {
-    assist: createAssist(vcpu, memory, tracer),
+    assist: createAssist(vcpu, memory, new Int32Array(init.assistLock), tracer),
+    debug: (pc) => repair.onDebug(pc),
+    writeMsr(index, value) {
+      if (index !== REPAIR_MSR) return false;
+      repair.setLstar(value);
+      return true;
+    },
     eoi: (vector) => report({ type: 'eoi', vector }),
     trace: tracer.has('exits') ? (reason) => tracer.add(`exit ${exitReasonName(reason)}`) : undefined,
   });
