@@ -1,3 +1,4 @@
+// needs: kvm
 import { describe, expect, it } from 'vitest';
 import * as abi from '../../src/kvm/abi/index.ts';
 import { loadNative } from '../../src/kvm/native.ts';

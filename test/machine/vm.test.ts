@@ -1,3 +1,4 @@
+// needs: kvm
 import { describe, expect, it } from 'vitest';
 import { TsvError } from '../../src/errors.ts';
 import { Vm } from '../../src/machine/vm.ts';
@@ -33,12 +34,16 @@ describe('a flat guest on the bare board', () => {
     vm.start();
     await vm.exited;
 
-    expect(device.accesses.filter(([kind]) => kind === 'write').map(([, , , value]) => value)).toEqual([0, 1, 2, 3, 4]);
+    expect(device.accesses.filter(([kind]) => kind === 'write').map(([, , , value]) => value)).toEqual([
+      0, 1, 2, 3, 4,
+    ]);
     expect([...vm.memory.read(0x1000, 5)]).toEqual([0, 1, 2, 3, 4]);
   });
 
   it('reads all ones where no device is, and counts it', async () => {
-    await using vm = await bareVm('in al, 0x99; mov [0x1000], al; mov eax, -1; in eax, dx; mov [0x1004], eax; hlt');
+    await using vm = await bareVm(
+      'in al, 0x99; mov [0x1000], al; mov eax, -1; in eax, dx; mov [0x1004], eax; hlt',
+    );
 
     vm.start();
     await vm.exited;
@@ -199,7 +204,9 @@ describe('a run that ends badly', () => {
 
   it('ends with the device named when a device never answers', async () => {
     await using vm = await bareVm('in al, 0x42; hlt', { deviceTimeout: 50 });
-    vm.addDevice(new RecordingDevice(() => new Promise(() => {}), 'sleeper'), { pio: [{ base: 0x42, size: 1 }] });
+    vm.addDevice(new RecordingDevice(() => new Promise(() => {}), 'sleeper'), {
+      pio: [{ base: 0x42, size: 1 }],
+    });
 
     vm.start();
     const exit = await vm.exited;
@@ -242,7 +249,8 @@ describe('bad configurations', () => {
     const first = new RecordingDevice(() => 1, 'first');
     vm.addDevice(first, { pio: [{ base: 0x40, size: 8 }] });
 
-    const overlap = () => vm.addDevice(new RecordingDevice(() => 2, 'second'), { pio: [{ base: 0x47, size: 2 }] });
+    const overlap = () =>
+      vm.addDevice(new RecordingDevice(() => 2, 'second'), { pio: [{ base: 0x47, size: 2 }] });
 
     expect(overlap).toThrow(TsvError);
     expect(overlap).toThrow(/second.*first/);

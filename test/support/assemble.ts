@@ -16,10 +16,16 @@ export function assemble(source: string, origin = 0): Uint8Array {
   try {
     const file = (name: string) => join(directory, name);
     writeFileSync(file('code.s'), `.intel_syntax noprefix\n.global _start\n_start:\n${source}\n`);
-    execFileSync('as', ['--64', '-o', file('code.o'), file('code.s')], { stdio: ['ignore', 'ignore', 'pipe'] });
-    execFileSync('ld', ['--oformat', 'binary', '-Ttext', `0x${origin.toString(16)}`, '-o', file('code.bin'), file('code.o')], {
+    execFileSync('as', ['--64', '-o', file('code.o'), file('code.s')], {
       stdio: ['ignore', 'ignore', 'pipe'],
     });
+    execFileSync(
+      'ld',
+      ['--oformat', 'binary', '-Ttext', `0x${origin.toString(16)}`, '-o', file('code.bin'), file('code.o')],
+      {
+        stdio: ['ignore', 'ignore', 'pipe'],
+      },
+    );
     return new Uint8Array(readFileSync(file('code.bin')));
   } finally {
     rmSync(directory, { recursive: true });

@@ -1,7 +1,7 @@
 /** Small machines for tests: a bare board with one flat guest. */
 import type { Device, DeviceState } from '../../src/devices/device.ts';
-import { Vm } from '../../src/machine/vm.ts';
 import type { VmConfig } from '../../src/machine/config.ts';
+import { Vm } from '../../src/machine/vm.ts';
 import { assemble, CODE16 } from './assemble.ts';
 
 /** A real-mode guest on an empty bus; HLT ends it. */
@@ -15,7 +15,10 @@ export function bareVm(source: string, options: Partial<VmConfig> = {}): Promise
 }
 
 /** A long-mode guest on an empty bus; HLT ends it. */
-export function longModeVm(source: string, options: Partial<VmConfig> & { startAll?: boolean } = {}): Promise<Vm> {
+export function longModeVm(
+  source: string,
+  options: Partial<VmConfig> & { startAll?: boolean } = {},
+): Promise<Vm> {
   const { startAll, ...rest } = options;
   return Vm.create({
     memory: '4M',
@@ -34,7 +37,10 @@ export class RecordingDevice implements Device {
   readonly accesses: RecordedAccess[] = [];
   readonly #answer: (offset: number, size: number) => number | Promise<number>;
 
-  constructor(answer: (offset: number, size: number) => number | Promise<number> = () => 0, name = 'recorder') {
+  constructor(
+    answer: (offset: number, size: number) => number | Promise<number> = () => 0,
+    name = 'recorder',
+  ) {
     this.name = name;
     this.#answer = answer;
   }
