@@ -1,5 +1,5 @@
 /** Names for addresses, from an ELF symbol table (System V ABI, "Symbol Table"). */
-import type { ElfImage } from './elf.ts';
+import type { ElfImage, ElfSegment } from './elf.ts';
 import { ImageBytes } from './image-bytes.ts';
 
 const SHT_SYMTAB = 2;
@@ -20,12 +20,17 @@ export const noSymbols: SymbolLookup = () => undefined;
  * read on the first use; a damaged one has no symbols.
  */
 export function elfSymbols(elf: ElfImage): SymbolLookup {
-  if (findSymtab(elf) === undefined) return noSymbols;
+  if (!hasElfSymbols(elf)) return noSymbols;
   let table: SymbolTable | undefined;
   return (address) => {
     table ??= readSymbols(elf);
-    return table.lookup(address) ?? table.lookup(toVirtual(elf, address));
+    return table.lookup(address) ?? table.lookup(toVirtual(elf.loads, address));
   };
+}
+
+/** True when the file has a symbol table. */
+export function hasElfSymbols(elf: ElfImage): boolean {
+  return findSymtab(elf) !== undefined;
 }
 
 class SymbolTable {
@@ -121,8 +126,9 @@ function readSymbols(elf: ElfImage): SymbolTable {
   return new SymbolTable(found, end);
 }
 
-function toVirtual(elf: ElfImage, address: bigint): bigint {
-  for (const { paddr, vaddr, memsz } of elf.loads) {
+/** The virtual address of a physical one, as the segments say; any other address unchanged. */
+export function toVirtual(loads: readonly ElfSegment[], address: bigint): bigint {
+  for (const { paddr, vaddr, memsz } of loads) {
     const offset = address - BigInt(paddr);
     if (offset >= 0n && offset < BigInt(memsz)) return vaddr + offset;
   }

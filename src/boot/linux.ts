@@ -11,9 +11,10 @@ import { encodeCmdline, LINUX_CMDLINE_SIZE } from './cmdline.ts';
 import type { ElfImage } from './elf.ts';
 import { physicalEntry } from './elf.ts';
 import { loadSegments } from './elf-load.ts';
-import { elfSymbols, noSymbols } from './elf-symbols.ts';
+import { noSymbols } from './elf-symbols.ts';
 import { hex } from './image-bytes.ts';
 import { placeInitrd } from './initrd.ts';
+import { kernelSymbols } from './kallsyms.ts';
 import type { MemoryPlan, NamedRange } from './layout.ts';
 import { BOOT_LAYOUT, IDENTITY_MAP_SIZE, mebibytes } from './layout.ts';
 import type { SourceFile } from './source-file.ts';
@@ -65,7 +66,7 @@ export async function loadLinux64(input: LinuxInput, elf: ElfImage, bzImage?: Bz
     registers: { rsi: BOOT_LAYOUT.bootParams.gpa, rsp: stackTop() },
     identityMap: { gpa: 0, size: IDENTITY_MAP_SIZE },
     kernelVersion: linuxVersion(elf) ?? releaseOf(bzImage?.versionString),
-    symbols: elfSymbols(elf),
+    symbols: kernelSymbols(options.memory, elf),
     loaded: loadedRanges(kernel, cmdline, initrd),
     warnings: [],
   };

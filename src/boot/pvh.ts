@@ -10,8 +10,8 @@ import type { ElfImage } from './elf.ts';
 import { physicalEntry } from './elf.ts';
 import { loadSegments } from './elf-load.ts';
 import { pvhEntry } from './elf-notes.ts';
-import { elfSymbols } from './elf-symbols.ts';
 import { InfoArea } from './info-area.ts';
+import { kernelSymbols } from './kallsyms.ts';
 import type { MemoryPlan } from './layout.ts';
 import { BOOT_LAYOUT } from './layout.ts';
 import { linuxVersion } from './linux.ts';
@@ -78,7 +78,7 @@ export async function loadPvh(
     entry,
     registers: { rbx: startInfo, rsp: BOOT_LAYOUT.stack.gpa + BOOT_LAYOUT.stack.size },
     kernelVersion: version,
-    symbols: elfSymbols(elf),
+    symbols: kernelSymbols(options.memory, elf),
     loaded: [kernel, area.range, { ...BOOT_LAYOUT.cmdline, size: cmdline.length }, ...modules],
     warnings: [],
   };
