@@ -67,11 +67,10 @@ function findTables(memory: GuestMemory, loads: readonly ElfSegment[]): Kallsyms
  * @param end first virtual address behind the kernel
  */
 export function findKallsyms(bytes: Buffer, end: bigint): Kallsyms | undefined {
-  for (
-    let digits = bytes.indexOf(DIGIT_TOKENS);
-    digits !== -1;
-    digits = bytes.indexOf(DIGIT_TOKENS, digits + 1)
-  ) {
+  let digits = -1;
+  for (let i = 0; i < MAX_CANDIDATES; i++) {
+    digits = bytes.indexOf(DIGIT_TOKENS, digits + 1);
+    if (digits === -1) return undefined;
     const tokens = readTokens(bytes, digits);
     if (tokens === undefined) continue;
     const names = findNames(bytes, tokens);

@@ -104,7 +104,8 @@ describe('kallsyms', () => {
     const { memory, e820 } = machine(256 * MIB);
     const { entry, symbols } = await loadKernel({ kernel: debianKernel(), memory, e820 });
 
-    memory.fill(0x1000000, 64 * MIB, 0x30);
+    const digits = Buffer.from('0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00'.repeat(MIB / 20));
+    for (let gpa = 0x1000000; gpa < 80 * MIB; gpa += MIB) memory.write(gpa, digits);
 
     expect(symbols(BigInt(entry))).toBeUndefined();
   });
