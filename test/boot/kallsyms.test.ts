@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { loadKernel } from '../../src/boot/image.ts';
 import { findKallsyms } from '../../src/boot/kallsyms.ts';
-import { debianKernel } from '../support/debian-kernel.ts';
+import { fetchKernel } from '../../src/host/kernel-fetch.ts';
 import { MIB, machine } from './support.ts';
 
 const BASE = 0xffffffff81000000n;
@@ -87,12 +87,13 @@ describe('kallsyms', () => {
   });
 
   it('names the entry points of a stripped distribution kernel', async () => {
+    const { vmlinuz: kernel } = await fetchKernel();
     for (const [protocol, name] of [
       ['linux64', 'startup_64'],
       ['pvh', 'pvh_start_xen'],
     ] as const) {
       const { memory, e820 } = machine(256 * MIB);
-      const { entry, symbols } = await loadKernel({ kernel: debianKernel(), protocol, memory, e820 });
+      const { entry, symbols } = await loadKernel({ kernel, protocol, memory, e820 });
 
       expect(symbols(BigInt(entry))).toBe(name);
       expect(symbols(BASE + BigInt(entry) - 0x1000000n + 1n)).toBe(`${name}+0x1`);
@@ -101,14 +102,15 @@ describe('kallsyms', () => {
   }, 600_000);
 
   it('has no names when the guest has overwritten its table', async () => {
+    const { vmlinuz: kernel } = await fetchKernel();
     const { memory, e820 } = machine(256 * MIB);
-    const { entry, symbols } = await loadKernel({ kernel: debianKernel(), memory, e820 });
+    const { entry, symbols } = await loadKernel({ kernel, memory, e820 });
 
     const digits = Buffer.from('0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00'.repeat(MIB / 20));
     for (let gpa = 0x1000000; gpa < 80 * MIB; gpa += MIB) memory.write(gpa, digits);
 
     expect(symbols(BigInt(entry))).toBeUndefined();
-  });
+  }, 600_000);
 
   it('survives damage anywhere', () => {
     const sound = table({ addresses: 'before', absolutePercpu: true });

@@ -8,7 +8,7 @@ import { pvhEntry } from '../../src/boot/elf-notes.ts';
 import { loadKernel } from '../../src/boot/image.ts';
 import { BOOT_LAYOUT } from '../../src/boot/layout.ts';
 import { HVM_START_INFO, XEN_HVM_START_MAGIC_VALUE } from '../../src/boot/pvh.ts';
-import { debianKernel } from '../support/debian-kernel.ts';
+import { fetchKernel } from '../../src/host/kernel-fetch.ts';
 import { expectError, MIB, machine, pipe } from './support.ts';
 
 let path: string;
@@ -17,7 +17,7 @@ let image: BzImage;
 let vmlinux: Uint8Array;
 
 beforeAll(async () => {
-  path = debianKernel();
+  path = (await fetchKernel()).vmlinuz;
   bytes = readFileSync(path);
   image = parseBzImage(bytes);
   vmlinux = await unpackPayload(image);
