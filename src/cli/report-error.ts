@@ -35,7 +35,7 @@ export function reportFailure(thrown: unknown, json: boolean): number {
   const error = asTsvError(thrown);
   if (json) {
     const report = { reason: 'error', status: error.exitStatus, error: errorToJson(error) };
-    process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
+    process.stdout.write(`${JSON.stringify(report)}\n`);
   } else {
     process.stderr.write(`${formatError(error)}\n`);
   }

@@ -34,13 +34,15 @@ const ENDINGS: Readonly<Record<VmExit['reason'], string>> = {
   error: 'the run failed',
 };
 
+/** The registers of a run that ended badly, as text; empty when it did not. */
+export function formatDumps(exit: VmExit): string {
+  return (exit.registers ?? []).map((dump) => `${formatRegisters(dump)}\n`).join('');
+}
+
 /** The end of a run as text. */
-export function formatExit(exit: VmExit, status: number, error: TsvError | undefined, dump: boolean): string {
-  const lines: string[] = [];
-  if (dump) lines.push(...(exit.registers ?? []).map(formatRegisters));
-  lines.push(`tsvisor: ${ENDINGS[exit.reason]} (by ${exit.by}); exit status ${status & 0xff}`);
-  if (error !== undefined) lines.push(formatError(error));
-  return `${lines.join('\n')}\n`;
+export function formatExit(exit: VmExit, status: number, error: TsvError | undefined): string {
+  const ending = `tsvisor: ${ENDINGS[exit.reason]} (by ${exit.by}); exit status ${status & 0xff}\n`;
+  return error === undefined ? ending : `${ending}${formatError(error)}\n`;
 }
 
 /** The end of a run as a value for JSON. Registers are hexadecimal texts. */

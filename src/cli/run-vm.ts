@@ -5,7 +5,7 @@ import { Vm } from '../machine/vm.ts';
 import { ESCAPE_HELP, type EscapeCommand } from './escape-keys.ts';
 import { cliLog } from './log.ts';
 import type { RunPlan } from './run-options.ts';
-import { exitError, exitToJson, formatExit, formatStats, type RunTiming } from './run-report.ts';
+import { exitError, exitToJson, formatDumps, formatExit, formatStats, type RunTiming } from './run-report.ts';
 import { openSerial, type SerialTarget } from './serial-target.ts';
 import { dieOf, type EndSignal, signalStatus, watchSignals } from './signals.ts';
 import { openTrace, type TraceOutput } from './trace-output.ts';
@@ -163,12 +163,9 @@ class ForegroundRun {
     const error = this.#outputError ?? exitError(exit, timeout);
     const ended = this.#outputError === undefined ? exit : { ...exit, reason: 'error' as const };
     const status = this.#status(exit);
-    if (json)
-      process.stdout.write(`${JSON.stringify(exitToJson(vm, ended, status, error, timing), null, 2)}\n`);
-    if (!json || exit.registers !== undefined) {
-      const text = formatExit(ended, status, error, dumpRegisters);
-      if (!this.#broken) process.stderr.write(text);
-    }
+    if (dumpRegisters && !this.#broken) process.stderr.write(formatDumps(exit));
+    if (json) process.stdout.write(`${JSON.stringify(exitToJson(vm, ended, status, error, timing))}\n`);
+    else if (!this.#broken) process.stderr.write(formatExit(ended, status, error));
     if (this.#signal === 'SIGTERM' || this.#signal === 'SIGHUP') dieOf(this.#signal);
     return status;
   }

@@ -9,10 +9,8 @@ interface ExtractArguments {
 
 export const kernelExtractCommand: CliCommand<ExtractArguments> = {
   name: 'extract',
-  positionals: '<bzimage>',
+  argument: { name: 'bzimage', describe: 'the compressed kernel' },
   describe: 'Unpacks the vmlinux in a bzImage.',
-  configure: (argv) =>
-    argv.positional('bzimage', { type: 'string', describe: 'the compressed kernel', demandOption: true }),
   options: {
     output: { alias: 'o', type: 'string', nargs: 1, default: 'vmlinux', describe: 'where the vmlinux goes' },
     json: { type: 'boolean', describe: 'say what was done as JSON' },
