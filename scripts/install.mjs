@@ -21,10 +21,14 @@ if (process.platform !== 'linux' || process.arch !== 'x64') {
   // Headers that came with this very Node save a download, and work where there is no network.
   const prefix = dirname(dirname(process.execPath));
   const nodedir = existsSync(join(prefix, 'include/node/node_api.h')) ? [`--nodedir=${prefix}`] : [];
-  const build = spawnSync(process.execPath, [nodeGyp, 'rebuild', ...nodedir], { cwd: root, encoding: 'utf8' });
+  const build = spawnSync(process.execPath, [nodeGyp, 'rebuild', ...nodedir], {
+    cwd: root,
+    encoding: 'utf8',
+  });
   if (build.status !== 0) {
     const lines = `${build.stdout ?? ''}${build.stderr ?? ''}`.split('\n');
-    const cause = lines.find((line) => /: error|ERR! stack|not found/i.test(line)) ?? `exit status ${build.status}`;
+    const cause =
+      lines.find((line) => /: error|ERR! stack|not found/i.test(line)) ?? `exit status ${build.status}`;
     report(cause.trim());
   } else {
     rmSync(join(root, 'build', 'addon-missing.txt'), { force: true });

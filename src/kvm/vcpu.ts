@@ -173,6 +173,11 @@ export class KvmVcpu implements EngineVcpu {
     this.fd.ioctl(abi.KVM_NMI);
   }
 
+  announcePause(): void {
+    // Fails where the guest does not use kvm-clock: then there is nobody to tell.
+    this.fd.tryIoctl(abi.KVM_KVMCLOCK_CTRL);
+  }
+
   close(): void {
     // The mapping holds the vCPU, and with it the VM, alive: replace it before closing.
     this.fd.native.mapFixed(this.run, -1, 0, MAP_PRIVATE);

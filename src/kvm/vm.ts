@@ -262,6 +262,17 @@ export class KvmVm implements EngineVm {
     this.fd.ioctl(abi.KVM_SET_CLOCK, abi.kvm_clock_data.encode(data));
   }
 
+  #stoppedAt: bigint | undefined;
+
+  stopClock(): void {
+    this.#stoppedAt = this.clock;
+  }
+
+  startClock(): void {
+    if (this.#stoppedAt !== undefined) this.clock = this.#stoppedAt;
+    this.#stoppedAt = undefined;
+  }
+
   vcpuPort(index: number): VcpuPort {
     const pages = Math.ceil(this.#runSize / WASM_PAGE);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });

@@ -254,6 +254,7 @@ export class Vm implements AsyncDisposable {
     if (this.#state !== 'running') return;
     await this.#bus.drain();
     this.#clock.pause();
+    this.#engine.stopClock();
     this.#setState('paused');
   }
 
@@ -261,6 +262,7 @@ export class Vm implements AsyncDisposable {
   resume(): void {
     this.#need('paused');
     this.#clock.resume();
+    this.#engine.startClock();
     this.#setState('running');
     for (const vcpu of this.#vcpus) if (!this.#halted.has(vcpu)) vcpu.run();
   }

@@ -64,6 +64,9 @@ export interface EngineVm extends AsyncDisposable {
   runArea(port: VcpuPort): Uint8Array;
   /** Makes a vCPU's `enter` return soon, from any state. */
   kick(tid: number, run: Uint8Array): void;
+  /** Lets the engine's paravirtual clock stand still while the machine is paused, and go on from there. */
+  stopClock(): void;
+  startClock(): void;
   /** Machine-wide engine state: interrupt controllers, timers, clock. All vCPUs must be paused. */
   save(): Record<string, unknown>;
   restore(state: Record<string, unknown>): void;
@@ -118,5 +121,7 @@ export interface EngineVcpu {
   /** Queues an external interrupt; only with `irqchip: 'none'`. */
   interrupt(vector: number): void;
   nmi(): void;
+  /** Tells the guest that it was paused, so that its watchdogs do not take the gap for a hang. */
+  announcePause(): void;
   close(): void;
 }

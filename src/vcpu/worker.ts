@@ -74,6 +74,7 @@ async function main(): Promise<void> {
     switch (request.type) {
       case 'run': {
         const outcome = loop.run();
+        if (outcome.kind === 'paused') vcpu.announcePause();
         control.counters[COUNTER.unclaimed] = bus.unclaimed;
         tracer.flush();
         report({ type: 'ended', outcome });

@@ -1,6 +1,7 @@
 // needs: kvm
 import { describe, expect, it } from 'vitest';
 import { TsvError } from '../../src/errors.ts';
+import type { KvmVm } from '../../src/kvm/vm.ts';
 import { Vm } from '../../src/machine/vm.ts';
 import { bareVm, longModeVm, RecordingDevice } from '../support/guests.ts';
 
@@ -116,6 +117,39 @@ describe('a long-mode guest', () => {
   });
 });
 
+describe('multiprocessor start', () => {
+  it('starts the second vCPU in real mode with INIT and SIPI', async () => {
+    // The BSP copies a trampoline to 0x3000 and starts vCPU 1 there (SDM vol. 3, 9.4.4.1); both meet in memory.
+    await using vm = await longModeVm(
+      `
+      mov rsi, offset trampoline; mov edi, 0x3000; mov ecx, 32; cld; rep movsb
+      mov ebx, 0xfee00000
+      mov dword ptr [rbx+0xf0], 0x1ff
+      mov dword ptr [rbx+0x310], 0x01000000; mov dword ptr [rbx+0x300], 0x4500
+      mov ecx, 2000; 1: dec ecx; jnz 1b
+      mov dword ptr [rbx+0x310], 0x01000000; mov dword ptr [rbx+0x300], 0x4603
+      2: cmp byte ptr [0x4000], 0x77; jne 2b
+      mov al, 1; out 0x55, al
+      3: hlt; jmp 3b
+      trampoline: .byte 0x31, 0xc0, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x40, 0x77, 0xf4`,
+      { cpus: 2, irqchip: 'kernel' },
+    );
+    const device = new RecordingDevice();
+    const reached = new Promise<void>((resolve) => {
+      device.write = () => resolve();
+    });
+    vm.addDevice(device, { pio: [{ base: 0x55, size: 1 }] });
+
+    vm.start();
+    await reached;
+    await vm.pause();
+
+    const { sregs } = await vm.readVcpu(1, 'sregs');
+    expect(sregs.cs.selector).toBe(0x300);
+    expect(vm.memory.readU8(0x4000)).toBe(0x77);
+  });
+});
+
 describe('pause and resume', () => {
   it('stops a spinning guest, reads and writes its registers, and goes on', async () => {
     await using vm = await longModeVm('mov eax, 1; 1: test eax, eax; jnz 1b; hlt');
@@ -146,6 +180,21 @@ describe('pause and resume', () => {
       expect(Number(regs.rax & 0xffn)).toBe(reads & 0xff);
       vm.resume();
     }
+  });
+
+  it('lets guest time and kvm-clock stand still', async () => {
+    await using vm = await bareVm('1: jmp 1b', { irqchip: 'kernel' });
+    const kvm = vm.engine as KvmVm;
+    vm.start();
+    await vm.pause();
+    const before = [vm.clock.now(), Number(kvm.clock)];
+
+    await new Promise((resolve) => setTimeout(resolve, 60));
+    const guest = vm.clock.now();
+    vm.resume();
+
+    expect(guest).toBe(before[0]);
+    expect(Number(kvm.clock) - before[1]).toBeLessThan(50e6);
   });
 
   it('refuses register access while the machine runs', async () => {

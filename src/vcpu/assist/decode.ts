@@ -175,6 +175,8 @@ class Decoder {
       mod = modrm >> 6;
       reg = ((modrm >> 3) & 7) | r;
       rm = modrm & 7;
+      // 8F with another ModRM.reg than POP's is the escape of AMD's XOP.
+      if (map === 0 && opcode === 0x8f && (reg & 7) !== 0) throw new Undecodable();
       // MOV to and from control and debug registers ignores mod.
       if (map === 1 && opcode >= 0x20 && opcode <= 0x23) mod = 3;
       if (mod !== 3) memory = this.#memory(mod, rm, addressSize, x, b, override);

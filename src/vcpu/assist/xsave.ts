@@ -335,8 +335,17 @@ export const EXTENDED_STATE: readonly Operation[] = [
     run(context) {
       context.requireFpu();
       const { vectors } = context;
+      const { area } = vectors;
       // The abridged tag word: no register in use.
-      vectors.area[XSAVE.FTW] = 0;
+      area[XSAVE.FTW] = 0;
+      // TOP becomes 0; the area holds the registers as ST(0) to ST(7), so they move by the old TOP.
+      const top = (area[XSAVE.FSW + 1] >> 3) & 7;
+      area[XSAVE.FSW + 1] &= ~0x38;
+      const registers = area.slice(XSAVE.ST0, XSAVE.XMM0);
+      for (let i = 0; i < 8; i++) {
+        const from = ((i - top) & 7) * 16;
+        area.set(registers.subarray(from, from + 16), XSAVE.ST0 + i * 16);
+      }
       vectors.touch(XSTATE.X87);
       return undefined;
     },
