@@ -37,6 +37,8 @@ const SIGSEGV = 11;
 const SIGNAL_OF: Readonly<Record<number, number>> = { 6: SIGILL, 13: SIGSEGV, 14: SIGSEGV, 12: 7 };
 
 let oracle: Oracle;
+/** One vCPU for all records, because each loads its whole state. */
+const cpu = new TestCpu();
 beforeAll(() => {
   oracle = new Oracle();
 });
@@ -59,7 +61,6 @@ function outcome(record: Uint8Array, signal: number, flags: number): Record<stri
 
 /** Runs a record through the assist and returns the record after it. */
 function emulate(record: Uint8Array): { record: Uint8Array; signal: number; what: string } {
-  const cpu = new TestCpu();
   cpu.loadRecord(record);
   const result = assistInstruction(cpu, cpu.memory);
   const after = cpu.memory.read(physical(STATE), record.length);

@@ -12,6 +12,8 @@ const RDX = 2;
 const RBX = 3;
 
 let oracle: Oracle;
+/** One vCPU for all records, because each loads its whole state. */
+const cpu = new TestCpu();
 beforeAll(() => {
   oracle = new Oracle();
 });
@@ -27,7 +29,6 @@ interface After {
 }
 
 function emulate(record: Uint8Array): After {
-  const cpu = new TestCpu();
   cpu.loadRecord(record);
   const result = assistInstruction(cpu, cpu.memory);
   expect(result.kind).not.toBe('unsupported');
