@@ -25,6 +25,8 @@ import type { Vm } from './vm.ts';
 export const COM1 = { port: 0x3f8, irq: 4 } as const;
 /** fw_cfg's ports. */
 export const FW_CFG_PORT = 0x510;
+/** pvpanic's port. */
+export const PVPANIC_PORT = 0x505;
 
 const IRQ = { timer: 0, keyboard: 1, rtc: 8 } as const;
 
@@ -95,7 +97,7 @@ export function buildBoard(vm: Vm, events: BoardEvents): Board | undefined {
   vm.addDevice(new Port92(a20), { pio: [{ base: 0x92, size: 1 }] });
   vm.addDevice(new DebugConsole(output), { pio: [{ base: 0xe9, size: 1 }] });
   vm.addDevice(new DebugExit(), { pio: [{ base: 0xf4, size: DEBUG_EXIT_SIZE }] });
-  vm.addDevice(new Panic(), { pio: [{ base: 0x505, size: 1 }] });
+  vm.addDevice(new Panic(), { pio: [{ base: PVPANIC_PORT, size: 1 }] });
   vm.addDevice(fwCfg(cpus, vm.memory.size), { pio: [{ base: FW_CFG_PORT, size: FW_CFG_SIZE }] });
   vm.addDevice(pm, { pio: [{ base: DEFAULT_PM.port, size: PM.SIZE }], irq: [DEFAULT_PM.sci] });
   vm.addDevice(new PciHost(new ResetControl()), { pio: [{ base: 0xcf8, size: PCI_HOST_SIZE }] });

@@ -6,7 +6,7 @@ import type { NamedRange } from '../boot/layout.ts';
 import { buildMpTable } from '../boot/mp-table.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { BIOS_AREA_END, BIOS_AREA_START, buildE820, EBDA_END, EBDA_START } from '../memory/layout.ts';
-import { COM1, FW_CFG_PORT } from './board.ts';
+import { COM1, FW_CFG_PORT, PVPANIC_PORT } from './board.ts';
 import type { ResolvedConfig } from './config.ts';
 import { apicIds } from './cpu.ts';
 
@@ -56,6 +56,7 @@ function writeFirmwareTables(
     serial: [COM1],
     keyboard: true,
     fwCfgPort: FW_CFG_PORT,
+    panicPort: PVPANIC_PORT,
     pci: { mmio: PCI_MMIO_WINDOW },
     // Above the MP table's range of ids.
     end: MP_TABLE_AREA,

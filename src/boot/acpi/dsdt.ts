@@ -39,6 +39,8 @@ export interface DsdtOptions {
   readonly keyboard?: boolean;
   /** First of the 12 ports of fw_cfg. */
   readonly fwCfgPort?: number;
+  /** Port of pvpanic, where a guest reports that its kernel panicked. */
+  readonly panicPort?: number;
   /** The PCI host's windows for memory BARs, below and above 4 GiB; no PCI host when absent. */
   readonly pci?: { readonly mmio: AddressWindow; readonly mmio64?: AddressWindow };
   /** Ports and registers that belong to the board itself, so that the guest gives them to nobody. */
@@ -67,7 +69,8 @@ export function buildDsdt(options: DsdtOptions): Aml[] {
         name('_CRS', resourceTemplate([ioPorts(port, 8), irq(line)])),
       ]),
     ),
-    ...(options.fwCfgPort === undefined ? [] : [fwCfg(options.fwCfgPort)]),
+    ...(options.fwCfgPort === undefined ? [] : [qemuDevice('FWCF', 'QEMU0002', options.fwCfgPort, 12)]),
+    ...(options.panicPort === undefined ? [] : [qemuDevice('PEVT', 'QEMU0001', options.panicPort, 1)]),
     isa('MBRD', 'PNP0C02', [
       ...boardPorts.map(({ port, length }) => ioPorts(port, length)),
       ...boardMemory.map(({ address, length }) => memory32Fixed(address, length)),
@@ -84,12 +87,12 @@ function isa(path: string, id: string, resources: readonly Aml[]): Aml {
   return device(path, [name('_HID', eisaId(id)), name('_CRS', resourceTemplate(resources))]);
 }
 
-/** The identifier is that of QEMU's fw_cfg, which Linux's qemu_fw_cfg driver binds to; _STA keeps it out of UIs. */
-function fwCfg(port: number): Aml {
-  return device('FWCF', [
-    name('_HID', string('QEMU0002')),
+/** A device of QEMU's, under the identifier that Linux's driver binds to; _STA keeps it out of UIs. */
+function qemuDevice(path: string, id: string, port: number, length: number): Aml {
+  return device(path, [
+    name('_HID', string(id)),
     name('_STA', integer(0x0b)),
-    name('_CRS', resourceTemplate([ioPorts(port, 12)])),
+    name('_CRS', resourceTemplate([ioPorts(port, length)])),
   ]);
 }
 

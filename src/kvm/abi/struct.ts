@@ -153,7 +153,7 @@ export function blob(length: number): Codec<Uint8Array> {
 }
 
 /** A codec of bytes that mean nothing. */
-interface PaddingCodec extends Codec<Padding> {
+export interface PaddingCodec extends Codec<Padding> {
   readonly padding: true;
 }
 

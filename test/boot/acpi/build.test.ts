@@ -16,6 +16,7 @@ const BOARD: AcpiOptions = {
   ],
   keyboard: true,
   fwCfgPort: 0x510,
+  panicPort: 0x505,
   pci: { mmio: PCI_MMIO_WINDOW },
   boardPorts: [{ port: 0x92, length: 1 }],
   boardMemory: [{ address: 0xfec00000, length: 0x1000 }],
