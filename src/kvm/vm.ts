@@ -101,20 +101,18 @@ export class KvmVm implements EngineVm {
     if (irqchip === 'split') this.enableCap(abi.KVM_CAP_SPLIT_IRQCHIP, [BigInt(abi.KVM_IOAPIC_NUM_PINS)]);
     if (pit)
       this.fd.ioctl(abi.KVM_CREATE_PIT2, abi.kvm_pit_config.encode({ flags: abi.KVM_PIT_SPEAKER_DUMMY }));
-    if (this.#config.repairSyscall) {
-      this.enableCap(abi.KVM_CAP_X86_USER_SPACE_MSR, [BigInt(abi.KVM_MSR_EXIT_REASON_FILTER)]);
-      const lstar = {
-        flags: abi.KVM_MSR_FILTER_WRITE,
-        base: REPAIR_MSR,
-        nmsrs: 1,
-        bitmap: new Uint8Array(8),
-      };
-      this.setMsrFilter(false, [lstar]);
-    }
     const flags = this.#config.dirtyLog ? abi.KVM_MEM_LOG_DIRTY_PAGES : 0;
     memory.regions.forEach((region, slot) => {
       this.#setSlot(slot, { gpa: region.gpa, bytes: ramBytes(memory, slot), flags });
     });
+  }
+
+  prepare(): void {
+    if (!probeKvm().syscallUnfinished) return;
+    // SyscallRepair wants to know when the guest says where its system calls go.
+    this.enableCap(abi.KVM_CAP_X86_USER_SPACE_MSR, [BigInt(abi.KVM_MSR_EXIT_REASON_FILTER)]);
+    const lstar = { flags: abi.KVM_MSR_FILTER_WRITE, base: REPAIR_MSR, nmsrs: 1, bitmap: new Uint8Array(8) };
+    this.setMsrFilter(false, [lstar]);
   }
 
   supportedCpuid(): CpuidEntry[] {

@@ -159,6 +159,7 @@ export class Vm implements AsyncDisposable {
       onOutput: (bytes) => this.console.receive(bytes),
       onPanic: (message) => this.#panicked(message),
     });
+    this.#engine.prepare();
     this.#boot = await loadBoot(this.config, this.memory);
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.ready));
     const { tsc_khz } = await this.#vcpus[0].get('tsc_khz');

@@ -26,8 +26,6 @@ export interface EngineVmConfig {
   pit: boolean;
   /** Record which pages the guest writes. */
   dirtyLog?: boolean;
-  /** Report writes to LSTAR, for {@link SyscallRepair}: where the host's KVM does not finish SYSCALL. */
-  repairSyscall?: boolean;
 }
 
 /** One half of an MSI: the address and data a device writes (SDM vol. 3, 11.11). */
@@ -39,6 +37,11 @@ export interface MsiMessage {
 /** A machine as an engine sees it, on the thread that owns the devices. */
 export interface EngineVm extends AsyncDisposable {
   readonly engine: EngineName;
+  /**
+   * Finds out what the host cannot do and takes precautions. Called once, before a vCPU runs; it may take some
+   * milliseconds, so the vCPU threads are on their way by then.
+   */
+  prepare(): void;
   /** CPUID leaves that guests of this engine can have. */
   supportedCpuid(): CpuidEntry[];
   /** Features among these that guests must not be shown, because the engine cannot run their instructions. */
