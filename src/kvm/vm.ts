@@ -8,7 +8,7 @@ import { REPAIR_MSR } from '../vcpu/syscall-repair.ts';
 import * as abi from './abi/index.ts';
 import type { KvmFd } from './fd.ts';
 import type { MsrFilterRange, Native } from './native.ts';
-import { probeKvm } from './probe.ts';
+import type { KvmProbe } from './probe.ts';
 import { KvmSystem, type KvmSystemOptions } from './system.ts';
 import type { KvmVcpuDetail } from './vcpu.ts';
 
@@ -50,6 +50,12 @@ export interface IoRange {
   size: number;
 }
 
+/** Options of {@link KvmVm.create}. */
+export interface KvmVmOptions extends KvmSystemOptions {
+  /** What this host's KVM can run; without it the VM takes KVM's word. The probe itself runs a VM, hence a function. */
+  probe?: () => KvmProbe;
+}
+
 /** A VM on /dev/kvm. */
 export class KvmVm implements EngineVm {
   readonly engine = 'kvm';
@@ -57,15 +63,17 @@ export class KvmVm implements EngineVm {
   readonly fd: KvmFd;
   readonly #native: Native;
   readonly #config: EngineVmConfig;
+  readonly #probe: (() => KvmProbe) | undefined;
   readonly #slots = new Map<number, Slot>();
   readonly #ramSlots: number;
   readonly #runSize: number;
   #msrIndices: number[] | undefined;
 
-  private constructor(system: KvmSystem, config: EngineVmConfig) {
+  private constructor(system: KvmSystem, config: EngineVmConfig, probe?: () => KvmProbe) {
     this.system = system;
     this.#native = system.native;
     this.#config = config;
+    this.#probe = probe;
     this.fd = system.createVm();
     this.#runSize = system.vcpuMmapSize();
     this.#ramSlots = config.memory.regions.length;
@@ -75,11 +83,11 @@ export class KvmVm implements EngineVm {
    * Creates a VM with its RAM and interrupt controllers.
    * @throws the errors of {@link KvmSystem.open}; TSV_E_KVM_CAPABILITY, TSV_E_IOCTL
    */
-  static create(config: EngineVmConfig, options: KvmSystemOptions = {}): KvmVm {
+  static create(config: EngineVmConfig, options: KvmVmOptions = {}): KvmVm {
     const system = KvmSystem.open(options);
     let vm: KvmVm | undefined;
     try {
-      vm = new KvmVm(system, config);
+      vm = new KvmVm(system, config, options.probe);
       vm.#setUp();
       return vm;
     } catch (error) {
@@ -108,7 +116,7 @@ export class KvmVm implements EngineVm {
   }
 
   prepare(): void {
-    if (!probeKvm().syscallUnfinished) return;
+    if (!this.#probe?.().syscallUnfinished) return;
     // SyscallRepair wants to know when the guest says where its system calls go.
     this.enableCap(abi.KVM_CAP_X86_USER_SPACE_MSR, [BigInt(abi.KVM_MSR_EXIT_REASON_FILTER)]);
     const lstar = { flags: abi.KVM_MSR_FILTER_WRITE, base: REPAIR_MSR, nmsrs: 1, bitmap: new Uint8Array(8) };
@@ -120,7 +128,7 @@ export class KvmVm implements EngineVm {
   }
 
   lackingFeatures(): readonly string[] {
-    return probeKvm().lacking;
+    return this.#probe?.().lacking ?? [];
   }
 
   msrIndices(): number[] {

@@ -1,6 +1,7 @@
 /** Which engine runs a machine, and why (architecture: `auto` never hides a reason, an explicit choice never changes). */
 import { TsvError, toTsvError } from '../errors.ts';
 import { loadNative, nativeMemory } from '../kvm/native.ts';
+import { probeKvm } from '../kvm/probe.ts';
 import { KvmVm } from '../kvm/vm.ts';
 import { allocateRam } from '../memory/allocate.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
@@ -41,7 +42,7 @@ function createKvm(config: ResolvedConfig): { engine: EngineVm; memory: GuestMem
   const pit = config.irqchip === 'kernel' && config.timeScale === 1 && config.board === 'pc';
   const { irqchip, dirtyLog } = config;
   try {
-    return { engine: KvmVm.create({ memory, irqchip, pit, dirtyLog }), memory };
+    return { engine: KvmVm.create({ memory, irqchip, pit, dirtyLog }, { probe: probeKvm }), memory };
   } catch (error) {
     throw toTsvError(error, 'TSV_E_ENGINE', 'The kvm engine could not create the machine.');
   }
