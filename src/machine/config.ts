@@ -134,10 +134,14 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
       hint: '1 is real time, 20 lets guest time run 20 times slower.',
     });
   }
-  if (resolved.board === 'pc' && resolved.irqchip === 'none') {
-    throw new TsvError('TSV_E_CONFIG', 'The pc board needs interrupt controllers.', {
-      hint: 'Use irqchip: "kernel" or "split", or board: "none".',
-    });
+  if (resolved.board === 'pc' && resolved.irqchip !== 'kernel') {
+    throw new TsvError(
+      'TSV_E_CONFIG',
+      'The pc board needs all interrupt controllers, and has none of its own.',
+      {
+        hint: 'Use irqchip: "kernel" (the default), or board: "none".',
+      },
+    );
   }
   return resolved;
 }

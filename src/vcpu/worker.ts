@@ -3,6 +3,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { BusClient } from '../devices/bus-client.ts';
 import { BusTable } from '../devices/bus-table.ts';
 import { Channel, Doorbell } from '../devices/channel.ts';
+import { TsvError } from '../errors.ts';
 import { exitReasonName } from '../kvm/abi/index.ts';
 import { loadNative, nativeProblem } from '../kvm/native.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
@@ -40,12 +41,24 @@ function callsOf(vcpu: EngineVcpu): VcpuCalls {
   };
 }
 
+function pin(result: number): void {
+  if (result === 0) return;
+  const { index } = init.port;
+  throw new TsvError(
+    'TSV_E_CONFIG',
+    `vCPU ${index} cannot be pinned to host CPU ${init.affinity.join(', ')}.`,
+    {
+      hint: 'Choose CPUs that this process may run on; "taskset -p $$" shows them.',
+    },
+  );
+}
+
 async function main(): Promise<void> {
   const control = new VcpuControl(init.control);
   if (nativeProblem() === undefined) {
     const native = loadNative();
     control.tid = native.gettid();
-    if (init.affinity.length > 0) native.setAffinity(0, [...init.affinity]);
+    if (init.affinity.length > 0) pin(native.setAffinity(0, [...init.affinity]));
   }
   const vcpu = await openVcpu(init.port);
   const memory = new GuestMemory(init.memory);
