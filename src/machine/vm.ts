@@ -247,13 +247,28 @@ export class Vm implements AsyncDisposable {
     for (const vcpu of this.#vcpus) if (!this.#halted.has(vcpu)) vcpu.run();
   }
 
-  /** Brings all vCPUs to a stand; guest time stands still. Resolves when state and memory can be read. */
+  /**
+   * Brings all vCPUs to a stand; guest time stands still. Resolves when state and memory can be read, or when the
+   * machine has ended meanwhile.
+   * @throws TSV_E_STATE unless running or paused
+   */
   async pause(): Promise<void> {
+    this.#need('running', 'paused');
     if (this.#state === 'paused') return;
-    this.#need('running');
+    this.#pausing ??= this.#pause().finally(() => {
+      this.#pausing = undefined;
+    });
+    await this.#pausing;
+  }
+  #pausing: Promise<void> | undefined;
+
+  async #pause(): Promise<void> {
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.pause()));
-    if (this.#state !== 'running') return;
-    await this.#bus.drain();
+    await Promise.race([this.#bus.drain(), this.exited]);
+    if (this.#finishing !== undefined) {
+      await this.exited;
+      return;
+    }
     this.#clock.pause();
     this.#engine.stopClock();
     this.#setState('paused');
