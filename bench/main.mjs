@@ -1,0 +1,34 @@
+/** `npm run bench [-- NAME...] [--json] [--quick]`: runs the benchmarks named, or all, and prints their tables. */
+import { parseArgs } from 'node:util';
+import { exits } from './exits.mjs';
+import { handover } from './handover.mjs';
+import { describeHost } from './lib/host.mjs';
+import { formatReport } from './lib/report.mjs';
+import { serial } from './serial.mjs';
+import { memory, startup } from './startup.mjs';
+
+const BENCHMARKS = { exits, handover, serial, startup, memory };
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { json: { type: 'boolean' }, quick: { type: 'boolean' } },
+});
+const unknown = positionals.filter((name) => !(name in BENCHMARKS));
+if (unknown.length > 0) {
+  console.error(
+    `There is no benchmark ${unknown.join(', ')}. There are: ${Object.keys(BENCHMARKS).join(', ')}.`,
+  );
+  process.exit(2);
+}
+const names = positionals.length > 0 ? positionals : Object.keys(BENCHMARKS);
+const host = describeHost();
+if (!values.json) for (const [what, value] of Object.entries(host)) console.log(`${what.padEnd(12)}${value}`);
+
+const reports = {};
+for (const name of names) {
+  const progress = (what) => process.stderr.isTTY && process.stderr.write(`\r\x1b[K${name}: ${what}`);
+  reports[name] = await BENCHMARKS[name]({ quick: values.quick ?? false, progress });
+  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
+  if (!values.json) console.log(formatReport(reports[name]));
+}
+if (values.json) console.log(JSON.stringify({ host, reports }, undefined, 2));
