@@ -52,10 +52,3 @@ export class Progress {
     this.#stream.write(`\r${this.#pending.slice(0, width)}\x1b[K`);
   }
 }
-
-/** "34 %, 12.3 of 36.1 MiB", or "12.3 MiB" when the total is not known. */
-export function formatAmount(done: number, total?: number): string {
-  const mib = (bytes: number) => (bytes / 2 ** 20).toFixed(1);
-  if (total === undefined || total <= 0) return `${mib(done)} MiB`;
-  return `${Math.floor((done / total) * 100)} %, ${mib(done)} of ${mib(total)} MiB`;
-}

@@ -1,35 +1,11 @@
 /** `tsvisor kernel` and `tsvisor initramfs`. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { gunzipSync, gzipSync } from 'node:zlib';
+import { gunzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import { file, runCli, scratch } from './support/cli.ts';
 import { exit, kernelElf } from './support/guests.ts';
-
-/** A bzImage with a GZIP payload (Linux Documentation/arch/x86/boot.rst). */
-function bzImage(payload: Uint8Array): Uint8Array {
-  const setup = 1024;
-  const packed = gzipSync(payload);
-  const offset = 16;
-  const size = Math.ceil((offset + packed.length) / 16) * 16;
-  const image = Buffer.alloc(setup + size);
-  image[0x1f1] = 1; // setup_sects
-  image.writeUInt32LE(size / 16, 0x1f4); // syssize
-  image.writeUInt16LE(0xaa55, 0x1fe); // boot_flag
-  image.writeUInt16LE(0x66eb, 0x200); // jump, up to the end of the header
-  image.write('HdrS', 0x202, 'latin1');
-  image.writeUInt16LE(0x020f, 0x206); // version 2.15
-  image[0x211] = 1; // LOADED_HIGH
-  image.writeUInt32LE(0x100000, 0x214); // code32_start
-  image.writeUInt32LE(0x200000, 0x230); // kernel_alignment
-  image.writeUInt16LE(1, 0x236); // XLF_KERNEL_64
-  image.writeUInt32LE(2047, 0x238); // cmdline_size
-  image.writeUInt32LE(offset, 0x248); // payload_offset
-  image.writeUInt32LE(packed.length, 0x24c); // payload_length
-  image.writeUInt32LE(0x1000000, 0x260); // init_size
-  packed.copy(image, setup + offset);
-  return image;
-}
+import { bzImage, cacheKernel } from './support/kernels.ts';
 
 describe('kernel extract', () => {
   it('unpacks the vmlinux of a bzImage', async () => {
@@ -79,13 +55,7 @@ describe('kernel list', () => {
   it('lists what the cache has, and says what to do when it is empty', async () => {
     const cache = scratch();
     const empty = await runCli(['kernel', 'list', '--cache-dir', cache]);
-    const root = join(cache, 'linux-image-1-test_1');
-    mkdirSync(join(root, 'boot'), { recursive: true });
-    mkdirSync(join(root, 'lib/modules/1-test/kernel'), { recursive: true });
-    writeFileSync(join(root, 'boot/vmlinuz-1-test'), bzImage(kernelElf(exit(0))));
-    writeFileSync(join(root, 'boot/config-1-test'), 'CONFIG_X=y\n');
-    const note = { name: 'linux-image-1-test', version: '1', root };
-    writeFileSync(join(cache, 'linux-image-cloud-amd64.json'), JSON.stringify(note));
+    const vmlinuz = cacheKernel(cache, kernelElf(exit(0)));
     writeFileSync(join(cache, 'linux-image-damaged.json'), '{');
 
     const text = await runCli(['kernel', 'list', '--cache-dir', cache]);
@@ -93,7 +63,7 @@ describe('kernel list', () => {
 
     expect(empty).toMatchObject({ status: 0, stdout: '' });
     expect(empty.stderr).toContain('tsvisor kernel fetch');
-    expect(text.stdout).toBe(`1-test\t${join(root, 'boot/vmlinuz-1-test')}\n`);
+    expect(text.stdout).toBe(`1-test\t${vmlinuz}\n`);
     expect(JSON.parse(json.stdout)).toMatchObject([{ version: '1-test', package: 'linux-image-1-test' }]);
   });
 });
@@ -101,17 +71,11 @@ describe('kernel list', () => {
 describe('kernel fetch', () => {
   it('uses what is cached without progress', async () => {
     const cache = scratch();
-    const root = join(cache, 'linux-image-2-test_2');
-    mkdirSync(join(root, 'boot'), { recursive: true });
-    mkdirSync(join(root, 'lib/modules/2-test/kernel'), { recursive: true });
-    writeFileSync(join(root, 'boot/vmlinuz-2-test'), bzImage(kernelElf(exit(0))));
-    writeFileSync(join(root, 'boot/config-2-test'), 'CONFIG_X=y\n');
-    const note = { name: 'linux-image-2-test', version: '2', root };
-    writeFileSync(join(cache, 'linux-image-cloud-amd64.json'), JSON.stringify(note));
+    const vmlinuz = cacheKernel(cache, kernelElf(exit(0)));
 
     const ended = await runCli(['kernel', 'fetch', '--cache-dir', cache]);
 
-    expect(ended).toMatchObject({ status: 0, stdout: `${join(root, 'boot/vmlinuz-2-test')}\n`, stderr: '' });
+    expect(ended).toMatchObject({ status: 0, stdout: `${vmlinuz}\n`, stderr: '' });
   });
 
   it('is a host error where there is no apt', async () => {

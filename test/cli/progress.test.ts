@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { formatAmount, Progress } from '../../src/cli/progress.ts';
+import { Progress } from '../../src/cli/progress.ts';
 
 /** A stream that keeps what is written. */
 function screen(isTTY: boolean) {
@@ -39,10 +39,5 @@ describe('progress', () => {
     progress.clear();
 
     expect(written.length).toBeLessThan(10);
-  });
-
-  it('shows amounts with and without a total', () => {
-    expect(formatAmount(2 ** 20, 4 * 2 ** 20)).toBe('25 %, 1.0 of 4.0 MiB');
-    expect(formatAmount(2 ** 20)).toBe('1.0 MiB');
   });
 });

@@ -90,6 +90,22 @@ describe('the terminal is restored', () => {
     expect((await terminal.ended()).restored).toBe(true);
   });
 
+  it('while the process is stopped, and is raw again when it goes on', async () => {
+    const terminal = new OnTerminal(['run', '--flat', file([...print('up>'), ...ECHO])]);
+    await terminal.isRaw();
+    await terminal.shows(/up>/);
+    const pid = await terminal.pid();
+
+    process.kill(pid, 'SIGTSTP');
+    await expect.poll(() => terminal.modes, { timeout: 10_000 }).toEqual([true, false]);
+    process.kill(pid, 'SIGCONT');
+    await expect.poll(() => terminal.modes, { timeout: 10_000 }).toEqual([true, false, true]);
+    terminal.type('x\x04');
+
+    expect(await terminal.ended()).toMatchObject({ status: 1, restored: true });
+    await terminal.shows(/up>x/);
+  });
+
   it('after a guest that crashes', async () => {
     const terminal = new OnTerminal(['run', '--flat', file(TRIPLE_FAULT_64), '--flat-mode', 'long64']);
 

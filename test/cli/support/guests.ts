@@ -32,6 +32,9 @@ export const ECHO = [
 /** Prints without end. */
 export const FLOOD = [...COM1, 0xb0, 0x58, 0xee, 0xeb, 0xfd]; // mov al, 'X'; again: out dx, al; jmp again
 
+/** Prints without end, as fast as can be: again: xor si, si; mov cx, 0x8000; rep outsb; jmp again. */
+export const STRING_FLOOD = [...COM1, 0x31, 0xf6, 0xb9, 0x00, 0x80, 0xf3, 0x6e, 0xeb, 0xf7];
+
 /** Long mode: UD2 without an IDT. */
 export const TRIPLE_FAULT_64 = [0x0f, 0x0b];
 
@@ -64,4 +67,20 @@ export function kernelElf(code: readonly number[]): Uint8Array {
 /** {@link print} for 64-bit mode. */
 export function print64(text: string): number[] {
   return [0x66, ...print(text)]; // the prefix makes it mov dx, imm16 there too
+}
+
+/** Shows a shell's prompt, then {@link ECHO} for 64-bit mode. */
+export const FAKE_SHELL = [
+  ...print64('/ # '),
+  ...[0x66, 0xba, 0xfd, 0x03], // again: mov dx, 0x3fd
+  ...[0xec, 0xa8, 0x01, 0x74, 0xfb], // poll: in al, dx; test al, 1; jz poll
+  ...[0x66, 0xba, 0xf8, 0x03, 0xec], // mov dx, 0x3f8; in al, dx
+  ...[0x3c, 0x04, 0x74, 0x03], // cmp al, 4; je end
+  ...[0xee, 0xeb, 0xeb], // out dx, al; jmp again
+  ...exit(0),
+];
+
+/** A program that passes for a static busybox with a shell. */
+export function fakeBusybox(): Uint8Array {
+  return Buffer.concat([kernelElf([0xf4]), Buffer.from('\0ash\0busybox\0sh\0\0')]);
 }

@@ -52,6 +52,11 @@ export class OnTerminal {
     await this.#report((report) => report.raw === true);
   }
 
+  /** The modes so far: true for raw. */
+  get modes(): boolean[] {
+    return this.#reports.flatMap(({ raw }) => raw ?? []);
+  }
+
   /** The process's id. */
   async pid(): Promise<number> {
     return (await this.#report((report) => report.pid !== undefined)).pid as number;
