@@ -1,0 +1,65 @@
+/** Hostile guests in whole machines: every run ends in a pause or an exit, and every machine can be closed. */
+import { afterAll, describe, expect, it } from 'vitest';
+import { CODE, MODES, type Mode, prepare, type Tables } from './guest-image.ts';
+import { HostileVm } from './hostile-vm.ts';
+import { makeCode } from './instructions.ts';
+import { Corpus, hex, patience, Random, unhex } from './support.ts';
+
+const SECONDS = 6;
+
+interface Input {
+  board: 'pc' | 'none';
+  cpus: number;
+  mode: Mode;
+  tables: Tables;
+  seed: number;
+  code: string;
+  milliseconds: number;
+}
+
+const machines = {
+  pc1: new HostileVm({ board: 'pc' }),
+  pc2: new HostileVm({ board: 'pc', cpus: 2 }),
+  none1: new HostileVm({ board: 'none' }),
+  none2: new HostileVm({ board: 'none', cpus: 2 }),
+};
+const rejections: unknown[] = [];
+process.on('unhandledRejection', (reason) => rejections.push(reason));
+
+afterAll(async () => {
+  for (const machine of Object.values(machines)) await machine.close();
+});
+
+function makeInput(random: Random): Input {
+  const mode = random.pick(MODES);
+  return {
+    board: random.pick(['pc', 'none']),
+    cpus: random.chance(30) ? 2 : 1,
+    mode,
+    tables: random.pick(['sound', 'noise', 'absent']),
+    seed: random.u32(),
+    code: hex(makeCode(mode, random)),
+    milliseconds: random.pick([0, 1, 5, 20, 50]),
+  };
+}
+
+async function run(input: Input): Promise<void> {
+  const machine = machines[`${input.board}${input.cpus as 1 | 2}`];
+  const vm = await machine.get();
+  const state = prepare(vm.memory, input.mode, input.tables, new Random(input.seed));
+  vm.memory.write(CODE, unhex(input.code));
+  await machine.run(state, input.milliseconds);
+  expect(rejections).toEqual([]);
+}
+
+describe('a machine with a hostile guest', () => {
+  it(
+    'can be paused, or has ended for a reason that it names',
+    async () => {
+      await new Corpus<Input>('vm').run({ seconds: SECONDS, make: makeInput }, run);
+
+      expect(Object.values(machines).every((machine) => machine.intact)).toBe(true);
+    },
+    patience(SECONDS),
+  );
+});
