@@ -15,6 +15,7 @@ import {
   print,
   print64,
   SPIN,
+  STRING_FLOOD,
   TRIPLE_FAULT_64,
 } from './support/guests.ts';
 
