@@ -6,7 +6,7 @@ import { closeSync, fstatSync, constants as O, openSync, write } from 'node:fs';
 import { isatty } from 'node:tty';
 
 /** Backlog from which `write` asks its caller to wait, bytes. */
-const HIGH_WATER = 256 * 1024;
+const HIGH_WATER = 64 * 1024;
 /** How long to wait before a descriptor that takes no more is tried again, ms. */
 const RETRY_DELAY = 2;
 
