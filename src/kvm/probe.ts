@@ -132,13 +132,22 @@ function cpuid(vm: ScratchVm, leaf: number, index: number): CpuidEntry {
 const LOOP = Uint8Array.from([0x48, 0xff, 0xc9, 0x75, 0xfb, ...ENDING]);
 /** Long enough that the exit does not count. */
 const ENOUGH_MS = 1;
+/** The best of some samples: others on the host can only slow one down. */
+const SAMPLES = 3;
 
 function speed(vm: ScratchVm, cpl: 0 | 3): number {
-  vm.run(LOOP, cpl, 1n);
-  for (let count = 500; ; count *= 4) {
+  const time = (count: number) => {
     const start = performance.now();
     vm.run(LOOP, cpl, BigInt(count));
-    const ms = performance.now() - start;
-    if (ms > ENOUGH_MS || count > 1e9) return (2 * count) / (ms * 1000);
+    return performance.now() - start;
+  };
+  time(1);
+  let count = 500;
+  let ms = time(count);
+  while (ms < ENOUGH_MS && count < 1e9) {
+    count *= 4;
+    ms = time(count);
   }
+  for (let i = 1; i < SAMPLES; i++) ms = Math.min(ms, time(count));
+  return (2 * count) / (ms * 1000);
 }
