@@ -5,6 +5,7 @@
  * those accesses are carried out, in order for each vCPU, one at a time for each device.
  */
 import { setTimeout as delay } from 'node:timers/promises';
+import { inspect } from 'node:util';
 import { TsvError, toTsvError } from '../errors.ts';
 import { BusClient } from './bus-client.ts';
 import {
@@ -19,7 +20,7 @@ import {
   WRITE_SYNC,
   WRITE_W1C,
 } from './bus-table.ts';
-import { type Access, Channel, Doorbell } from './channel.ts';
+import { type Access, Channel, Doorbell, MAX_REGION_ID } from './channel.ts';
 import type { AccessSize, Device, Latch, RegisterMode } from './device.ts';
 
 /** Where a device's registers appear. */
@@ -60,10 +61,15 @@ export class Bus {
   readonly #channels: Channel[] = [];
   readonly #latches = new Map<Device, Map<number, number>>();
   readonly #busy = new Map<Device, Promise<void>>();
-  /** Channels whose mailbox is being served by a device that answered with a promise. */
+  /** Channels that wait for a device that answered with a promise. */
   readonly #pending = new Set<Channel>();
+  /** For a request that must wait: how far each channel's ring had been filled when it was made. */
+  readonly #barriers = new Map<Channel, number[]>();
+  readonly #timers = new Set<NodeJS.Timeout>();
   #nextId = 0;
   #nextLatch = 0;
+  /** Latches of devices that are gone. */
+  readonly #freeLatches: number[] = [];
   #serving = false;
   #closed = false;
 
@@ -78,7 +84,7 @@ export class Bus {
    * @throws TSV_E_BUS_OVERLAP when part of it is taken, TSV_E_BUS_RANGE when it cannot exist
    */
   mount(device: Device, mount: Mount): void {
-    const region: Region = { offset: 0, ...mount, id: this.#nextId, device };
+    const region: Region = { offset: 0, ...mount, id: this.#freeId(), device };
     checkRange(region);
     const other = this.#regions.find(
       (r) => r.space === region.space && r.base < region.base + region.size && region.base < r.base + r.size,
@@ -90,19 +96,38 @@ export class Bus {
         { hint: 'Choose a free range, or unmount the other device first.' },
       );
     }
-    this.#nextId++;
+    this.#nextId = region.id + 1;
     this.#regions.push(region);
     this.#byId.set(region.id, region);
     this.#publish();
   }
 
-  /** Takes a device off the bus, or only one of its ranges. */
+  /**
+   * Takes a device off the bus, or only one of its ranges. Accesses that are still under way to it read all ones and
+   * write nothing.
+   */
   unmount(device: Device, mount?: Pick<Mount, 'space' | 'base'>): void {
     const gone = (r: Region) =>
       r.device === device && (mount === undefined || (r.space === mount.space && r.base === mount.base));
-    for (let i = this.#regions.length - 1; i >= 0; i--)
-      if (gone(this.#regions[i])) this.#regions.splice(i, 1);
+    for (let i = this.#regions.length - 1; i >= 0; i--) {
+      if (!gone(this.#regions[i])) continue;
+      const [region] = this.#regions.splice(i, 1);
+      this.#byId.delete(region.id);
+    }
     this.#publish();
+    if (this.#regions.some((region) => region.device === device)) return;
+    for (const index of this.#latches.get(device)?.values() ?? []) {
+      Atomics.store(this.table.latches, index, 0);
+      this.#freeLatches.push(index);
+    }
+    this.#latches.delete(device);
+  }
+
+  /** Regions are named by 16 bits in a channel; one that was unmounted long ago may give its name to another. */
+  #freeId(): number {
+    let id = this.#nextId & MAX_REGION_ID;
+    while (this.#byId.has(id)) id = (id + 1) & MAX_REGION_ID;
+    return id;
   }
 
   /** Every mounted range, in order of mounting. */
@@ -151,7 +176,7 @@ export class Bus {
     const region = this.#regions.find(
       (r) => r.space === space && address >= r.base && address + size <= r.base + r.size,
     );
-    if (region === undefined) return size === 4 ? 0xffffffff : 2 ** (size * 8) - 1;
+    if (region === undefined) return truncate(undefined, size);
     const value = await this.#perform(region, {
       region: region.id,
       offset: address - region.base,
@@ -208,6 +233,9 @@ export class Bus {
   /** Ends {@link serve}. */
   close(): void {
     this.#closed = true;
+    // A device that never answers must not keep the process alive until it is late.
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
     this.abort();
     this.bell.ring();
   }
@@ -217,10 +245,11 @@ export class Bus {
     for (const channel of this.#channels) this.#serveRequest(channel);
   }
 
-  #drainPosted(channel: Channel): void {
+  /** Carries out posted writes, up to what the ring held at `head`: a guest that posts on and on must not hold up others. */
+  #drainPosted(channel: Channel, head = channel.head): void {
     if (this.#pending.has(channel)) return;
-    let access = channel.takePosted();
-    while (access !== undefined) {
+    while (!channel.taken(head)) {
+      const access = channel.takePosted();
       const region = this.#byId.get(access.region);
       const done = region === undefined ? 0 : this.#perform(region, access);
       if (typeof done !== 'number') {
@@ -228,15 +257,22 @@ export class Bus {
         this.#hold(channel, done);
         return;
       }
-      access = channel.takePosted();
     }
   }
 
   #serveRequest(channel: Channel): void {
     const request = channel.request();
-    if (request === undefined) return;
+    if (request === undefined || this.#pending.has(channel)) return;
     // What other vCPUs had posted before this request was made comes first: a guest lock may have ordered them.
-    for (const other of this.#channels) this.#drainPosted(other);
+    const barrier = this.#barriers.get(channel) ?? this.#channels.map((other) => other.head);
+    this.#channels.forEach((other, i) => {
+      this.#drainPosted(other, barrier[i]);
+    });
+    if (this.#channels.some((other, i) => !other.taken(barrier[i]))) {
+      this.#barriers.set(channel, barrier);
+      return;
+    }
+    this.#barriers.delete(channel);
     if (this.#pending.has(channel)) return;
     const region = this.#byId.get(request.region);
     const value = region === undefined ? 0xffffffff : this.#perform(region, request);
@@ -257,7 +293,9 @@ export class Bus {
   #perform(region: Region, access: Access): number | Promise<number> {
     const { device } = region;
     const busy = this.#busy.get(device);
-    if (busy !== undefined) return busy.then(() => this.#perform(region, access));
+    if (busy !== undefined) {
+      return busy.then(() => (this.#byId.has(access.region) ? this.#perform(region, access) : 0xffffffff));
+    }
     try {
       const offset = access.offset + region.offset;
       if (access.isWrite) {
@@ -265,7 +303,7 @@ export class Bus {
         return done === undefined ? 0 : this.#await(device, access, done);
       }
       const value = device.read?.(offset, access.size);
-      return typeof value === 'object' ? this.#await(device, access, value) : (value ?? 0xffffffff);
+      return typeof value === 'object' ? this.#await(device, access, value) : truncate(value, access.size);
     } catch (error) {
       this.#fail(device, access, error);
       return 0xffffffff;
@@ -280,12 +318,14 @@ export class Bus {
         : [
             new Promise<never>((_, reject) => {
               timer = setTimeout(() => reject(this.#lateError(device, access)), this.#deviceTimeout);
+              this.#timers.add(timer);
             }),
           ];
     const result = Promise.race([work, ...limit])
       .catch((error) => this.#fail(device, access, error))
       .finally(() => {
         clearTimeout(timer);
+        if (timer !== undefined) this.#timers.delete(timer);
         this.#busy.delete(device);
       });
     this.#busy.set(
@@ -293,7 +333,7 @@ export class Bus {
       result.then(() => undefined),
     );
     const value = await result;
-    return typeof value === 'number' ? value : 0xffffffff;
+    return truncate(typeof value === 'number' ? value : undefined, access.size);
   }
 
   #lateError(device: Device, access: Access): TsvError {
@@ -309,7 +349,7 @@ export class Bus {
     const reported = toTsvError(
       error,
       'TSV_E_DEVICE',
-      `Device "${device.name}" failed in ${where}: ${error instanceof Error ? error.message : String(error)}.`,
+      `Device "${device.name}" failed in ${where}: ${error instanceof Error ? error.message : inspect(error)}.`,
       'The stack of the cause shows the place in the device.',
     );
     this.#events.onDeviceError(reported, device);
@@ -323,12 +363,12 @@ export class Bus {
     }
     let index = latches.get(offset);
     if (index === undefined) {
-      if (this.#nextLatch === LATCH_CAPACITY) {
+      if (this.#freeLatches.length === 0 && this.#nextLatch === LATCH_CAPACITY) {
         throw new TsvError('TSV_E_BUS_RANGE', `All ${LATCH_CAPACITY} latches of the bus are in use.`, {
           hint: 'Declare fewer latched registers.',
         });
       }
-      index = this.#nextLatch++;
+      index = this.#freeLatches.pop() ?? this.#nextLatch++;
       latches.set(offset, index);
     }
     return index;
@@ -366,6 +406,12 @@ export class Bus {
     }
     return modes;
   }
+}
+
+/** What a device answered, as many bits of it as were asked for; all ones when it did not. */
+function truncate(value: number | undefined, size: AccessSize): number {
+  const bits = value ?? 0xffffffff;
+  return size === 4 ? bits >>> 0 : bits & (2 ** (size * 8) - 1);
 }
 
 function latchOffset(mode: RegisterMode): number | undefined {

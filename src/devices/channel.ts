@@ -29,6 +29,9 @@ const WORDS = RING + RING_ENTRIES * ENTRY_WORDS;
 const BELL = 0;
 const OWNER_IDLE = 1;
 
+/** Regions have 16-bit names in the ring. */
+export const MAX_REGION_ID = 0xffff;
+
 /** An access a device must carry out. */
 export interface Access {
   region: number;
@@ -131,15 +134,23 @@ export class Channel {
     bell.ring();
   }
 
-  /** Owner: the oldest posted write, removed from the ring; undefined when there is none. */
-  takePosted(): Access | undefined {
+  /** Owner: how far the ring has been filled; counts up and wraps at 32 bits. */
+  get head(): number {
+    return Atomics.load(this.#words, HEAD);
+  }
+
+  /** Owner: whether everything has been taken that was in the ring when {@link head} had this value. */
+  taken(head: number): boolean {
+    return ((head - this.#words[TAIL]) | 0) <= 0;
+  }
+
+  /** Owner: the oldest posted write, removed from the ring, which must not be empty: see {@link taken}. */
+  takePosted(): Access {
     const words = this.#words;
     const tail = words[TAIL];
-    const head = Atomics.load(words, HEAD);
-    if (head === tail) return undefined;
     const at = RING + (tail & (RING_ENTRIES - 1)) * ENTRY_WORDS;
     const access: Access = {
-      region: words[at] & 0xffff,
+      region: words[at] & MAX_REGION_ID,
       offset: (words[at + 1] >>> 0) + words[at + 3] * 2 ** 32,
       size: (words[at] >>> 16) as 1 | 2 | 4,
       isWrite: true,
@@ -147,7 +158,8 @@ export class Channel {
     };
     Atomics.store(words, TAIL, (tail + 1) | 0);
     // A producer that found the ring full waits for room; waking it when half is free saves wake-ups.
-    if (((head - tail) | 0) === RING_ENTRIES / 2) Atomics.notify(words, TAIL);
+    const left = (Atomics.load(words, HEAD) - tail) | 0;
+    if (left === RING_ENTRIES / 2) Atomics.notify(words, TAIL);
     return access;
   }
 
