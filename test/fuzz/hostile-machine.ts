@@ -46,7 +46,7 @@ export class HostileMachine implements AsyncDisposable {
   readonly #irqchip: 'kernel' | 'none';
   #initial: Partial<VcpuState> = {};
   #engineState: Record<string, unknown> = {};
-  #ended: (outcome: RunOutcome | 'stop') => void = () => {};
+  #ended: (outcome: RunOutcome | 'stop' | 'paused') => void = () => {};
 
   /** @param timeScale other than 1 gives the PC board its own PIT */
   static async create(board: 'pc' | 'none', extra: readonly [Device, DeviceOptions][], timeScale = 1) {
@@ -117,21 +117,27 @@ export class HostileMachine implements AsyncDisposable {
     void this.bus.serve();
   }
 
-  /** Runs the guest from a state until it ends its run, or for a while. */
-  async run(state: EntryState, milliseconds: number): Promise<string> {
+  /**
+   * Runs the guest from a state until it ends its run, for a while, or until `done`.
+   * @returns how it ended: a RunOutcome's kind or its error's message, `stopped` when a device ended the machine
+   */
+  async run(state: EntryState, milliseconds: number, done?: () => boolean): Promise<string> {
     for (const device of this.devices) device.reset?.();
     this.#engine.restore(this.#engineState);
     await this.vcpu.set({ ...this.#initial, ...state });
-    const end = new Promise<RunOutcome | 'stop' | undefined>((resolve) => {
+    const end = new Promise<RunOutcome | 'stop' | 'paused' | undefined>((resolve) => {
       this.#ended = resolve;
       setTimeout(resolve, milliseconds, undefined);
     });
+    const poll = done && setInterval(() => done() && this.#ended('paused'), 2);
     this.vcpu.run();
     const outcome = await end;
+    clearInterval(poll);
     await this.vcpu.pause();
     await this.bus.drain();
-    const kind = outcome === undefined ? 'paused' : outcome === 'stop' ? 'stopped' : outcome.kind;
-    const error = typeof outcome === 'object' && outcome.kind === 'error' ? outcome.error : undefined;
+    const result = typeof outcome === 'object' ? outcome : undefined;
+    const error = result?.kind === 'error' ? result.error : undefined;
+    const kind = result?.kind ?? (outcome === 'stop' ? 'stopped' : 'paused');
     const key = error?.code ?? kind;
     this.ends.set(key, (this.ends.get(key) ?? 0) + 1);
     if (error !== undefined) {

@@ -38,7 +38,7 @@ export class HostileVm {
     await this.#vm?.close();
     const vm = await Vm.create({
       memory: '2M',
-      boot: { flat: Uint8Array.of(0xeb, 0xfe) },
+      boot: { flat: Uint8Array.of(0xeb, 0xfe), startAll: this.#options.board === 'none' },
       log: silent,
       ...this.#options,
     });

@@ -233,7 +233,7 @@ function build(mode: Mode): Uint8Array[] {
       wide ? line.replaceAll(/\[e(bx|di|ax)/g, '[r$1').replaceAll('ecx * 4]', 'rcx * 4]') : line,
     )
     .map((line) => (wide ? controlRegister64(line) : line))
-    .map((line) => `${line}\n.balign ${SLOT}, 0x90`)
+    .map((line) => `${line}\n.balign ${SLOT}, 0xcc`)
     .join('\n');
   const bytes = assemble(head + source);
   const sequences: Uint8Array[] = [];
@@ -248,7 +248,7 @@ function controlRegister64(line: string): string {
 
 function trim(slot: Uint8Array): Uint8Array {
   let end = slot.length;
-  while (end > 1 && slot[end - 1] === 0x90) end--;
+  while (end > 1 && slot[end - 1] === 0xcc) end--;
   return slot.slice(0, end);
 }
 
