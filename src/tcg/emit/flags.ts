@@ -1,0 +1,212 @@
+/**
+ * Lazy arithmetic flags in two words, from which each flag follows without knowing the instruction that set them.
+ *
+ * - S.FLAG_RESULT: the sign-extended result. ZF: it is 0. SF: its sign. PF: parity of its low byte.
+ * - S.FLAG_AUX: bit 63 CF; bit 62 CF xor OF; bit 3 AF; bit 0 flips SF; bits 8 to 15 are xored to the byte of PF.
+ *   The last two let any combination of flags be represented (POPF).
+ */
+import { S } from '../layout.ts';
+import { type Expr, type FunctionBuilder, i64, load, type Operand, select } from '../wasm/index.ts';
+
+/** Bits of RFLAGS (SDM vol. 1 3.4.3). */
+export const FLAG = {
+  CF: 1,
+  FIXED: 2,
+  PF: 4,
+  AF: 0x10,
+  ZF: 0x40,
+  SF: 0x80,
+  TF: 0x100,
+  IF: 0x200,
+  DF: 0x400,
+  OF: 0x800,
+  IOPL: 0x3000,
+  NT: 0x4000,
+  RF: 0x1_0000,
+  VM: 0x2_0000,
+  AC: 0x4_0000,
+  VIF: 0x8_0000,
+  VIP: 0x10_0000,
+  ID: 0x20_0000,
+} as const;
+
+/** The six arithmetic flags. */
+export const ARITHMETIC = FLAG.CF | FLAG.PF | FLAG.AF | FLAG.ZF | FLAG.SF | FLAG.OF;
+
+const AUX_CF_OF = 0xc000_0000_0000_0000n;
+
+/** Arithmetic flags as single i64 values of 0 or 1. */
+export interface FlagBits {
+  cf: Expr;
+  of: Expr;
+  af?: Expr;
+}
+
+/** Writes and reads flags in a function; the vCPU's area is at `base`. */
+export class Flags {
+  readonly #f: FunctionBuilder;
+  readonly #base: number;
+
+  constructor(f: FunctionBuilder, base: number) {
+    this.#f = f;
+    this.#base = base;
+  }
+
+  get result(): Expr {
+    return load('i64.load', this.#base + S.FLAG_RESULT);
+  }
+  get aux(): Expr {
+    return load('i64.load', this.#base + S.FLAG_AUX);
+  }
+
+  #set(result: Expr, aux: Operand): void {
+    this.#f.store('i64.store', this.#base + S.FLAG_RESULT, result);
+    this.#f.store('i64.store', this.#base + S.FLAG_AUX, aux);
+  }
+
+  /** Moves the carries out of the top two bits and out of bit 3 to their places. */
+  #pack(carries: Expr, bytes: number): Expr {
+    const c = this.#f.let(carries);
+    return c
+      .shl(64 - bytes * 8)
+      .and(AUX_CF_OF)
+      .or(c.and(8));
+  }
+
+  /** After r = a + b (+ carry). */
+  add(a: Expr, b: Expr, r: Expr, bytes: number): void {
+    this.#set(r.signed(bytes), this.#pack(a.and(b).or(a.or(b).and(r.not())), bytes));
+  }
+
+  /** After r = a - b (- borrow). */
+  sub(a: Expr, b: Expr, r: Expr, bytes: number): void {
+    const na = this.#f.let(a.not());
+    this.#set(r.signed(bytes), this.#pack(na.and(b).or(na.or(b).and(r)), bytes));
+  }
+
+  /** CF = OF = 0, AF is cleared. */
+  logic(r: Expr, bytes: number): void {
+    this.#set(r.signed(bytes), 0);
+  }
+
+  /** After r = a + 1 (delta 1) or a - 1 (delta -1): CF stays. */
+  step(a: Expr, r: Expr, bytes: number, delta: 1 | -1): void {
+    const f = this.#f;
+    const overflow = delta === 1 ? a.not().and(r) : a.and(r.not());
+    const half = a.xor(r).shr_u(1).and(8);
+    // OF is in bit 62 relative to CF; a carry out of bit 3 shows as bit 4 changing.
+    const of = f.let(overflow.shr_u(bytes * 8 - 1).and(1));
+    const cf = f.let(this.aux.shr_u(63));
+    this.#set(r.signed(bytes), cf.shl(63).or(cf.xor(of).shl(62)).or(half));
+  }
+
+  /** Sets ZF, SF, PF by the result and the others to given bits. */
+  set(r: Expr, bytes: number, { cf, of, af }: FlagBits): void {
+    const c = this.#f.let(cf);
+    const aux = c.shl(63).or(c.xor(of).shl(62));
+    this.#set(r.signed(bytes), af === undefined ? aux : aux.or(af.shl(3)));
+  }
+
+  /** Replaces CF and OF only. */
+  setCarryOverflow(cf: Expr, of: Expr): void {
+    const c = this.#f.let(cf);
+    this.#f.store(
+      'i64.store',
+      this.#base + S.FLAG_AUX,
+      this.aux.and(~AUX_CF_OF).or(c.shl(63)).or(c.xor(of).shl(62)),
+    );
+  }
+
+  /** Replaces CF only. */
+  setCarry(cf: Expr): void {
+    const of = this.#f.let(this.of);
+    this.setCarryOverflow(cf, of);
+  }
+
+  /** Loads all six from an image of RFLAGS (i64). */
+  load(image: Expr): void {
+    const bit = (flag: number) => image.shr_u(Math.log2(flag)).and(1);
+    const zero = this.#f.let(bit(FLAG.ZF));
+    const c = this.#f.let(bit(FLAG.CF));
+    // Result 0 or 1; its parity byte has none or one bit, so PDB is made to give the wanted parity.
+    const parity = bit(FLAG.PF).xor(zero);
+    this.#set(
+      zero.xor(1),
+      c
+        .shl(63)
+        .or(c.xor(bit(FLAG.OF)).shl(62))
+        .or(bit(FLAG.AF).shl(3))
+        .or(bit(FLAG.SF))
+        .or(parity.shl(8)),
+    );
+  }
+
+  /** ZF only in question: everything else is cleared. */
+  onlyZero(value: Expr): void {
+    this.#set(select(value.eqz(), i64(0), i64(1)), 0x100);
+  }
+
+  get cf(): Expr {
+    return this.aux.shr_u(63);
+  }
+  get of(): Expr {
+    const aux = this.aux;
+    return aux.xor(aux.shl(1)).shr_u(63);
+  }
+  get zf(): Expr {
+    return this.result.eqz().wide();
+  }
+  get sf(): Expr {
+    return this.result.shr_u(63).xor(this.aux.and(1));
+  }
+  get af(): Expr {
+    return this.aux.shr_u(3).and(1);
+  }
+  /** Even parity of the low byte. */
+  get pf(): Expr {
+    return this.result.xor(this.aux.shr_u(8)).and(0xff).popcnt().and(1).xor(1);
+  }
+
+  /** The six flags as an image of RFLAGS (i64). */
+  image(): Expr {
+    return this.cf
+      .or(this.pf.shl(2))
+      .or(this.af.shl(4))
+      .or(this.zf.shl(6))
+      .or(this.sf.shl(7))
+      .or(this.of.shl(11));
+  }
+
+  /** A condition code (SDM vol. 1 appendix B) as i32. */
+  condition(code: number): Expr {
+    const positive = this.#positive(code >> 1);
+    return code & 1 ? positive.eqz() : positive;
+  }
+
+  #positive(pair: number): Expr {
+    const { aux, result } = this;
+    switch (pair) {
+      case 0:
+        return aux.xor(aux.shl(1)).lt_s(0);
+      case 1:
+        return aux.lt_s(0);
+      case 2:
+        return result.eqz();
+      case 3:
+        return aux.lt_s(0).or(result.eqz());
+      case 4:
+        return result.xor(aux.shl(63)).lt_s(0);
+      case 5:
+        return this.pf.wrap();
+      case 6:
+        return this.#less();
+      default:
+        return this.#less().or(result.eqz());
+    }
+  }
+
+  #less(): Expr {
+    const { aux } = this;
+    return this.result.xor(aux.shl(63)).xor(aux).xor(aux.shl(1)).lt_s(0);
+  }
+}
