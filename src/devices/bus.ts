@@ -275,7 +275,7 @@ export class Bus {
     this.#barriers.delete(channel);
     if (this.#pending.has(channel)) return;
     const region = this.#byId.get(request.region);
-    const value = region === undefined ? 0xffffffff : this.#perform(region, request);
+    const value = region === undefined ? truncate(undefined, request.size) : this.#perform(region, request);
     if (typeof value === 'number') channel.answer(value);
     else this.#hold(channel, value, true);
   }
@@ -294,7 +294,8 @@ export class Bus {
     const { device } = region;
     const busy = this.#busy.get(device);
     if (busy !== undefined) {
-      return busy.then(() => (this.#byId.has(access.region) ? this.#perform(region, access) : 0xffffffff));
+      const gone = truncate(undefined, access.size);
+      return busy.then(() => (this.#byId.has(access.region) ? this.#perform(region, access) : gone));
     }
     try {
       const offset = access.offset + region.offset;
@@ -306,7 +307,7 @@ export class Bus {
       return typeof value === 'object' ? this.#await(device, access, value) : truncate(value, access.size);
     } catch (error) {
       this.#fail(device, access, error);
-      return 0xffffffff;
+      return truncate(undefined, access.size);
     }
   }
 
