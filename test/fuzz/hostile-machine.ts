@@ -108,6 +108,7 @@ export class HostileMachine implements AsyncDisposable {
 
   async #setUp(): Promise<void> {
     await this.vcpu.ready;
+    this.#engine.prepare();
     await this.vcpu.set({ cpuid: this.#engine.supportedCpuid() });
     const keys = this.#irqchip === 'none' ? RESET : ([...RESET, 'lapic'] as const);
     this.#initial = await this.vcpu.get(...keys, 'msrs');
