@@ -44,6 +44,11 @@ function createKvm(config: ResolvedConfig): { engine: EngineVm; memory: GuestMem
   try {
     return { engine: KvmVm.create({ memory, irqchip, pit, dirtyLog }, { probe: probeKvm }), memory };
   } catch (error) {
-    throw toTsvError(error, 'TSV_E_ENGINE', 'The kvm engine could not create the machine.');
+    throw toTsvError(
+      error,
+      'TSV_E_ENGINE',
+      'The kvm engine could not create the machine.',
+      'Run `tsvisor doctor`; TSVISOR_DEBUG=1 shows the cause.',
+    );
   }
 }

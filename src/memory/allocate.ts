@@ -138,6 +138,6 @@ function checkHost(size: number): void {
   const mib = (bytes: number) => `${Math.floor(bytes / 2 ** 20)} MiB`;
   const message = `The machine is to have ${mib(size)} of memory, but the host has ${mib(available)} available.`;
   throw new TsvError('TSV_E_MEMORY_SIZE', message, {
-    hint: 'Give the machine less memory, or allow overcommitting if the guest will not use all of it.',
+    hint: 'Give the machine less memory, or the back end file:PATH, which only takes up what the guest uses.',
   });
 }

@@ -83,6 +83,7 @@ export class DirtyBitmap {
       throw new TsvError(
         'TSV_E_STATE',
         `Dirty bitmaps of ${this.pages} and ${other.pages} pages do not match.`,
+        { hint: 'Merge bitmaps of the same RAM region only.' },
       );
     }
     for (let i = 0; i < this.words.length; i++) {

@@ -254,6 +254,11 @@ function runError(result: number): TsvError {
 
 /** Makes an error fit for a message to another thread. */
 export function errorMessage(error: unknown): ErrorMessage {
-  const tsv = toTsvError(error, 'TSV_E_INTERNAL', error instanceof Error ? error.message : String(error));
+  const tsv = toTsvError(
+    error,
+    'TSV_E_INTERNAL',
+    error instanceof Error ? error.message : String(error),
+    'This is a defect of tsvisor: please report it with TSVISOR_DEBUG=1.',
+  );
   return { code: tsv.code, message: tsv.message, hint: tsv.hint, stack: tsv.stack };
 }

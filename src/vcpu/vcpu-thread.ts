@@ -203,7 +203,9 @@ export class VcpuThread {
   #lost(why: string): void {
     if (this.#closed) return;
     this.#closed = true;
-    const error = new TsvError('TSV_E_INTERNAL', `vCPU ${this.index} was lost: ${why}.`);
+    const error = new TsvError('TSV_E_INTERNAL', `vCPU ${this.index} was lost: ${why}.`, {
+      hint: 'This is a defect of tsvisor, or the host is short of memory: please report it with TSVISOR_DEBUG=1.',
+    });
     this.#readyDone.reject(error);
     for (const call of this.#calls.values()) call.reject(error);
     this.#calls.clear();

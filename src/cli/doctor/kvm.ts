@@ -50,6 +50,7 @@ export function kvmFindings(): KvmFindings {
       error,
       'TSV_E_KVM_CAPABILITY',
       error instanceof Error ? error.message : String(error),
+      'This is a defect of tsvisor: please report it with TSVISOR_DEBUG=1.',
     );
     return { checks, engine: engineCheck(false, `${problem.code}: ${problem.message}`, problem.hint) };
   }
