@@ -98,10 +98,12 @@ export class RunLoop {
       case abi.KVM_EXIT_IO:
         this.#incomplete = true;
         this.#io();
+        this.#counters[COUNTER.unclaimed] = this.#bus.unclaimed;
         return undefined;
       case abi.KVM_EXIT_MMIO:
         this.#incomplete = true;
         this.#mmio();
+        this.#counters[COUNTER.unclaimed] = this.#bus.unclaimed;
         return undefined;
       case abi.KVM_EXIT_INTR:
       case abi.KVM_EXIT_IRQ_WINDOW_OPEN:

@@ -8,7 +8,7 @@ import { exitReasonName } from '../kvm/abi/index.ts';
 import { loadNative, nativeProblem } from '../kvm/native.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import { createAssist } from './assist-hook.ts';
-import { COUNTER, VcpuControl } from './control.ts';
+import { VcpuControl } from './control.ts';
 import { type EngineVcpu, STATE_ORDER } from './engine.ts';
 import { openVcpu } from './engines.ts';
 import type { VcpuCalls, VcpuInit, VcpuReport, VcpuRequest } from './protocol.ts';
@@ -88,7 +88,6 @@ async function main(): Promise<void> {
       case 'run': {
         const outcome = loop.run();
         if (outcome.kind === 'paused') vcpu.announcePause();
-        control.counters[COUNTER.unclaimed] = bus.unclaimed;
         tracer.flush();
         report({ type: 'ended', outcome });
         break;
