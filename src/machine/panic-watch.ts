@@ -3,7 +3,8 @@
  * its own; waiting for that keeps the report whole (kernel/panic.c).
  */
 
-const START = /Kernel panic - not syncing: ([^\r\n]*)/;
+/** The whole line: output comes in pieces. */
+const START = /Kernel panic - not syncing: ([^\r\n]*)[\r\n]/;
 const END = /---\[ end Kernel panic - not syncing|Rebooting in \d+ seconds/;
 /** A line is far shorter; what is kept between two pieces of output. */
 const WINDOW = 4096;
