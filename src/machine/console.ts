@@ -50,17 +50,39 @@ export class VmConsole {
     return () => this.#listeners.delete(listener);
   }
 
-  /** The further output as a stream, which ends with the machine. */
+  /**
+   * The further output as a stream, which ends with the machine. One that is not read holds the guest back once its
+   * buffer is full.
+   */
   get readable(): Readable {
-    const stream = new Readable({ read() {} });
-    this.onData((bytes) => {
-      stream.push(bytes);
+    const waiting = new Set<() => void>();
+    const goOn = () => {
+      for (const resolve of waiting) resolve();
+      waiting.clear();
+    };
+    const stream = new Readable({
+      read: goOn,
+      destroy(error, done) {
+        stop();
+        goOn();
+        done(error);
+      },
     });
-    this.#endings.add(() => stream.push(null));
+    const stopListening = this.onData((bytes) => {
+      if (stream.push(bytes) || this.#finishing) return;
+      return new Promise<void>((resolve) => waiting.add(resolve));
+    });
+    const ending = { finish: goOn, end: () => stream.push(null) };
+    const stop = () => {
+      stopListening();
+      this.#endings.delete(ending);
+    };
+    this.#endings.add(ending);
     if (this.#ended !== undefined) stream.push(null);
     return stream;
   }
-  readonly #endings = new Set<() => void>();
+  readonly #endings = new Set<{ finish(): void; end(): void }>();
+  #finishing = false;
 
   /**
    * Waits until the output matches; what came before the match's end is then consumed.
@@ -98,10 +120,16 @@ export class VmConsole {
     if (waits.length > 0) return Promise.all(waits).then(() => {});
   }
 
+  /** The machine's side: the guest has stopped; what it has put out is little and not held back any more. */
+  finish(): void {
+    this.#finishing = true;
+    for (const ending of this.#endings) ending.finish();
+  }
+
   /** The machine's side: there will be no more output. */
   end(why: string): void {
     this.#ended = why;
-    for (const ending of this.#endings) ending();
+    for (const ending of this.#endings) ending.end();
     this.#rejectAll();
   }
 
