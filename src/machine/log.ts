@@ -11,3 +11,29 @@ export function defaultLog(): Logger {
   );
   return logger;
 }
+
+/** Messages a device may log in a second; a guest can cause as many as it makes exits. */
+const LOG_RATE = 10;
+
+/** Keeps what a guest causes to be logged from flooding the host. */
+export class LogLimit {
+  #second = Number.NEGATIVE_INFINITY;
+  #admitted = 0;
+  #suppressed = 0;
+
+  /** @returns undefined when the message is too many; otherwise how many were since the last one that was not */
+  admit(now = performance.now()): number | undefined {
+    if (now - this.#second >= 1000) {
+      this.#second = now;
+      this.#admitted = 0;
+    }
+    if (this.#admitted === LOG_RATE) {
+      this.#suppressed++;
+      return undefined;
+    }
+    this.#admitted++;
+    const suppressed = this.#suppressed;
+    this.#suppressed = 0;
+    return suppressed;
+  }
+}

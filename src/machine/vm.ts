@@ -8,9 +8,10 @@
  *         `----------> stopped (exited resolves)
  */
 import { channel } from 'node:diagnostics_channel';
+import { inspect } from 'node:util';
 import type { Logger } from 'pino';
 import { Bus, type Mount } from '../devices/bus.ts';
-import type { Device, DeviceContext, StopReason } from '../devices/device.ts';
+import type { Device, DeviceContext, IrqLine, StopReason } from '../devices/device.ts';
 import { GuestClock } from '../devices/guest-clock.ts';
 import { IrqLines, UNCONNECTED } from '../devices/irq-lines.ts';
 import { TsvError, toTsvError } from '../errors.ts';
@@ -28,7 +29,7 @@ import { VmConsole } from './console.ts';
 import { cpuSetup } from './cpu.ts';
 import { chooseEngine, type EngineChoice } from './engine-choice.ts';
 import { type ExitReason, type RegisterDump, statusOf, type VmExit } from './exit.ts';
-import { defaultLog } from './log.ts';
+import { defaultLog, LogLimit } from './log.ts';
 import { registerDump } from './registers.ts';
 
 /** Life-cycle states of a {@link Vm}. */
@@ -89,6 +90,7 @@ export class Vm implements AsyncDisposable {
   readonly #clock: GuestClock;
   readonly #vcpus: VcpuThread[] = [];
   readonly #devices: Device[] = [];
+  readonly #lines = new Map<Device, IrqLine[]>();
   readonly #assistLock = new SharedArrayBuffer(4);
   readonly #halted = new Set<VcpuThread>();
   #board: Board | undefined;
@@ -206,6 +208,7 @@ export class Vm implements AsyncDisposable {
       ...(options.mmio ?? []).map((mount) => ({ space: 'mmio' as const, ...mount })),
     ];
     for (const mount of mounts) this.#checkMount(device, mount);
+    const limit = new LogLimit();
     try {
       for (const mount of mounts) this.#bus.mount(device, mount);
       const context: DeviceContext = {
@@ -214,7 +217,7 @@ export class Vm implements AsyncDisposable {
         irq: (index = 0) => lines[index] ?? UNCONNECTED,
         latch: (offset) => this.#bus.latch(device, offset),
         stop: (reason) => this.#onStop(reason),
-        log: (level, message) => this.log[level]({ device: device.name }, message),
+        log: (level, message) => this.#deviceLog(limit, device, level, message),
       };
       device.attach?.(context);
     } catch (error) {
@@ -222,6 +225,18 @@ export class Vm implements AsyncDisposable {
       throw error;
     }
     this.#devices.push(device);
+    this.#lines.set(device, lines);
+  }
+
+  #deviceLog(
+    limit: LogLimit,
+    device: Device,
+    level: 'debug' | 'info' | 'warn' | 'error',
+    message: string,
+  ): void {
+    const suppressed = limit.admit();
+    if (suppressed === undefined) return;
+    this.log[level]({ device: device.name, ...(suppressed > 0 && { suppressed }) }, message);
   }
 
   /** Takes a device off the bus and releases what it holds. */
@@ -230,6 +245,9 @@ export class Vm implements AsyncDisposable {
     if (index < 0) return;
     this.#devices.splice(index, 1);
     this.#bus.unmount(device);
+    // A line it left raised would interrupt whoever shares it for ever.
+    for (const line of this.#lines.get(device) ?? []) line.lower();
+    this.#lines.delete(device);
     await device.close?.();
   }
 
@@ -435,19 +453,14 @@ export class Vm implements AsyncDisposable {
     for (const vcpu of this.#vcpus) vcpu.stopNow();
     this.#bus.abort();
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.stop()));
+    this.console.finish();
     await this.#bus.drain(STOP_PATIENCE_MS);
     const bad = ['panic', 'triple-fault', 'error', 'timeout'].includes(exit.reason);
     const registers = bad ? await this.#registers() : undefined;
     this.#clock.pause();
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.close()));
     this.#bus.close();
-    for (const device of this.#devices) {
-      try {
-        await device.close?.();
-      } catch (error) {
-        this.log.error({ device: device.name }, `closing failed: ${String(error)}`);
-      }
-    }
+    for (const device of this.#devices) await this.#closeDevice(device);
     this.#setState('stopped');
     await this.#engine[Symbol.asyncDispose]();
     live.delete(this);
@@ -468,6 +481,21 @@ export class Vm implements AsyncDisposable {
     this.console.end(result.reason);
     exitChannel.publish({ vm: this, exit: result });
     this.#exitDone(result);
+  }
+
+  async #closeDevice(device: Device): Promise<void> {
+    const limit = this.config.deviceTimeout;
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      const late = new Promise<never>((_, reject) => {
+        if (limit > 0) timer = setTimeout(() => reject(new Error(`it takes more than ${limit} ms`)), limit);
+      });
+      await Promise.race([device.close?.(), late]);
+    } catch (error) {
+      this.log.error({ device: device.name }, `closing failed: ${inspect(error)}`);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   async #registers(): Promise<RegisterDump[]> {
