@@ -264,27 +264,31 @@ export class I8259 {
     return Uint8Array.from(FIELDS, (field) => this.#state[field]);
   }
 
-  /** Loads struct kvm_pic_state; `elcr_mask` is not taken. @throws TSV_E_STATE when it is too short */
-  importState(bytes: Uint8Array): void {
+  /**
+   * Checks struct kvm_pic_state and returns what loads it, so that both chips are loaded or none. `elcr_mask` is not taken.
+   * @throws TSV_E_STATE when it is too short
+   */
+  prepareImport(bytes: Uint8Array): () => void {
     if (bytes.length < KVM_PIC_STATE_SIZE) {
       throw new TsvError('TSV_E_STATE', `A PIC's state of ${bytes.length} bytes is too short.`, {
         hint: `Give the ${KVM_PIC_STATE_SIZE} bytes of struct kvm_pic_state.`,
       });
     }
-    FIELDS.forEach((field, index) => {
-      if (field !== 'elcrMask') this.#state[field] = bytes[index] & LIMITS[index];
-    });
-    this.#state.elcr &= this.#state.elcrMask;
+    return () => {
+      FIELDS.forEach((field, index) => {
+        if (field !== 'elcrMask') this.#state[field] = bytes[index] & LIMITS[index];
+      });
+      this.#state.elcr &= this.#state.elcrMask;
+    };
   }
 
   save(): I8259State {
     return { ...this.#state };
   }
 
-  /** Checks a saved state and returns what loads it, so that two chips can be restored or none. @throws TSV_E_STATE */
+  /** Checks a saved state and returns what loads it. @throws TSV_E_STATE */
   prepareRestore(saved: SavedState): () => void {
-    const bytes = Uint8Array.from(FIELDS, (field, index) => saved.int(field, LIMITS[index]));
-    return () => this.importState(bytes);
+    return this.prepareImport(Uint8Array.from(FIELDS, (field, index) => saved.int(field, LIMITS[index])));
   }
 }
 

@@ -87,6 +87,7 @@ export class Pic implements Device {
     if (offset === PIC_INTA) return;
     if (offset >= PIC_ELCR) this.#chips[offset & 1].elcr = value & 0xff;
     else this.#chips[(offset >> 1) & 1].write(offset & 1, value & 0xff);
+    this.#updateOutput();
   }
 
   reset(): void {
@@ -94,7 +95,7 @@ export class Pic implements Device {
     this.#update();
   }
 
-  /** Works the cascade and the output out anew. */
+  /** A request, a mask or an end: works the cascade and the output out anew. */
   #update(): void {
     const [master, slave] = this.#chips;
     if (slave.pending >= 0) {
@@ -102,7 +103,11 @@ export class Pic implements Device {
       master.setInput(CASCADE_INPUT, true);
       master.setInput(CASCADE_INPUT, false);
     }
-    const output = master.pending >= 0;
+    this.#updateOutput();
+  }
+
+  #updateOutput(): void {
+    const output = this.#chips[0].pending >= 0;
     if (output === this.#output) return;
     this.#output = output;
     this.#setOutput(output);
@@ -115,8 +120,8 @@ export class Pic implements Device {
 
   /** Loads what {@link exportState} gives. @throws TSV_E_STATE when one is too short */
   importState(master: Uint8Array, slave: Uint8Array): void {
-    this.#chips[0].importState(master);
-    this.#chips[1].importState(slave);
+    const load = [master, slave].map((bytes, index) => this.#chips[index].prepareImport(bytes));
+    for (const each of load) each();
     this.#update();
   }
 
@@ -129,6 +134,6 @@ export class Pic implements Device {
     const saved = new SavedState(this.name, state).list('chips', this.#chips.length);
     const load = this.#chips.map((chip, index) => chip.prepareRestore(saved[index]));
     for (const each of load) each();
-    this.#update();
+    this.#updateOutput();
   }
 }
