@@ -18,8 +18,8 @@ import { compile, temporary } from './lib/host.mjs';
 import { talkTo } from './lib/programs.mjs';
 import { interleave, ratio, summarize } from './lib/stats.mjs';
 
-/** Accesses in one sample: some 30 ms where an exit costs 15 us. */
-const BATCH = 200;
+/** Accesses in one sample: some 10 ms where an exit costs 10 us. */
+const BATCH = 1000;
 const REGISTER = { sync: 0, posted: 4, latched: 8 };
 
 /** The device that is accessed. */
@@ -188,7 +188,7 @@ async function measureSpace(program, space, cpl, rounds) {
 /** The benchmark. */
 export async function exits({ quick, progress }) {
   const program = compile('exits.c');
-  const rounds = quick ? 60 : 300;
+  const rounds = quick ? 20 : 100;
   const rows = [];
   for (const cpl of [0, 3]) {
     for (const space of ['pio', 'mmio']) {
