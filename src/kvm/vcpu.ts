@@ -13,6 +13,8 @@ const MAX_CPUID_ENTRIES = 256;
 /** The engine-specific part of a {@link VcpuPort}. */
 export interface KvmVcpuDetail {
   vmFd: number;
+  /** KVM's vcpu_id, which is the local APIC's id (KVM api.rst 4.7). */
+  vcpuId: number;
   /** Shared memory over which struct kvm_run is mapped. */
   run: SharedArrayBuffer;
   runSize: number;
@@ -99,7 +101,7 @@ export class KvmVcpu implements EngineVcpu {
   constructor(port: VcpuPort) {
     const native = loadNative();
     const detail = port.detail as KvmVcpuDetail;
-    const fd = native.ioctl(detail.vmFd, abi.KVM_CREATE_VCPU, port.index);
+    const fd = native.ioctl(detail.vmFd, abi.KVM_CREATE_VCPU, detail.vcpuId);
     if (fd < 0) throw ioctlError('KVM_CREATE_VCPU', fd);
     this.fd = new KvmFd(native, fd);
     this.run = new Uint8Array(detail.run, 0, detail.runSize);

@@ -284,6 +284,7 @@ export class KvmVm implements EngineVm {
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     const detail: KvmVcpuDetail = {
       vmFd: this.fd.fd,
+      vcpuId: this.#config.apicIds?.[index] ?? index,
       run: memory.buffer,
       runSize: this.#runSize,
       msrIndices: this.msrIndices(),

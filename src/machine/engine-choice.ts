@@ -7,6 +7,7 @@ import { allocateRam } from '../memory/allocate.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { EngineName, EngineVm } from '../vcpu/engine.ts';
 import type { ResolvedConfig } from './config.ts';
+import { apicIds } from './cpu.ts';
 
 /** A chosen engine. */
 export interface EngineChoice {
@@ -32,6 +33,7 @@ export function chooseEngine(config: ResolvedConfig): EngineChoice {
 }
 
 function createKvm(config: ResolvedConfig): { engine: EngineVm; memory: GuestMemory } {
+  const ids = apicIds(config);
   const memory = allocateRam({
     size: config.memory,
     backend: config.memoryBackend,
@@ -42,7 +44,8 @@ function createKvm(config: ResolvedConfig): { engine: EngineVm; memory: GuestMem
   const pit = config.irqchip === 'kernel' && config.timeScale === 1 && config.board === 'pc';
   const { irqchip, dirtyLog } = config;
   try {
-    return { engine: KvmVm.create({ memory, irqchip, pit, dirtyLog }, { probe: probeKvm }), memory };
+    const engine = KvmVm.create({ memory, irqchip, pit, dirtyLog, apicIds: ids }, { probe: probeKvm });
+    return { engine, memory };
   } catch (error) {
     throw toTsvError(
       error,

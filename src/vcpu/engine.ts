@@ -26,6 +26,8 @@ export interface EngineVmConfig {
   pit: boolean;
   /** Record which pages the guest writes. */
   dirtyLog?: boolean;
+  /** Local APIC ids by vCPU index, the first 0; a vCPU beyond the list has its index. */
+  apicIds?: readonly number[];
 }
 
 /** One half of an MSI: the address and data a device writes (SDM vol. 3, 11.11). */
