@@ -20,8 +20,11 @@ export const REPAIR_MSR = MSR.IA32_LSTAR;
 
 const PAGE_FAULT = 14n;
 const GATE_SIZE = 16n;
-/** Page-fault error code: user mode, instruction fetch (SDM vol. 3, 4.7). */
-const PF_USER_FETCH = 0x14n;
+/**
+ * Page-fault error code: user mode (SDM vol. 3, 4.7). That it was an instruction fetch is only told to guests that
+ * enable NX or SMEP; a fault at RIP = LSTAR in user mode can be nothing else.
+ */
+const PF_USER = 4n;
 const RFLAGS_RF = 1n << 16n;
 /** Flags a user program can set by itself; R11 must not bring others back through SYSRET. */
 const USER_FLAGS = 0x0024_4fd5n;
@@ -74,10 +77,10 @@ export class SyscallRepair {
     return true;
   }
 
-  /** The frame on the stack says: a fetch at LSTAR from user mode, right behind a SYSCALL instruction. */
+  /** The frame on the stack says: a fault at LSTAR from user mode, right behind a SYSCALL instruction. */
   #isSyscall(regs: Regs, sregs: Sregs): boolean {
     const [error, rip, cs] = [0n, 8n, 16n].map((offset) => this.#read(sregs, regs.rsp + offset));
-    if (error === undefined || (error & PF_USER_FETCH) !== PF_USER_FETCH) return false;
+    if (error === undefined || (error & PF_USER) === 0n) return false;
     if (rip !== this.#lstar || ((cs ?? 0n) & 3n) !== 3n) return false;
     const opcode = this.#read(sregs, regs.rcx - 2n, 2);
     return opcode === SYSCALL_BYTES;
