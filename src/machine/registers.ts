@@ -1,4 +1,5 @@
 /** Register dumps: what a run that ended badly left behind. */
+import { TsvError } from '../errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { translate } from '../memory/page-walk.ts';
 import type { Regs, Segment, Sregs } from '../vcpu/state.ts';
@@ -68,4 +69,11 @@ function segment(name: string, s: Segment): string {
     ? 'unusable'
     : `type=${s.type.toString(16)} dpl=${s.dpl}${s.l ? ' 64-bit' : s.db ? ' 32-bit' : ' 16-bit'}`;
   return `${name.toUpperCase().padEnd(3)}=${hex(BigInt(s.selector), 4)} ${hex(s.base)} ${hex(BigInt(s.limit), 8)} ${type}`;
+}
+
+/** Adds the kernel symbol of RIP, where it is known, to the error about an instruction there. */
+export function withSymbol(error: TsvError, dump: RegisterDump | undefined): TsvError {
+  if (error.code !== 'TSV_E_GUEST_INSTRUCTION' || dump?.symbol === undefined) return error;
+  const message = error.message.replace(/ at 0x[\da-f]+/, (place) => `${place} (${dump.symbol})`);
+  return new TsvError(error.code, message, { hint: error.hint, cause: error.cause });
 }

@@ -30,7 +30,7 @@ import { cpuSetup } from './cpu.ts';
 import { chooseEngine, type EngineChoice } from './engine-choice.ts';
 import { type ExitReason, type RegisterDump, statusOf, type VmExit } from './exit.ts';
 import { defaultLog, LogLimit } from './log.ts';
-import { registerDump } from './registers.ts';
+import { registerDump, withSymbol } from './registers.ts';
 
 /** Life-cycle states of a {@link Vm}. */
 export type VmStateName = 'created' | 'running' | 'paused' | 'stopped';
@@ -418,6 +418,7 @@ export class Vm implements AsyncDisposable {
   #onSystemEvent(event: number): void {
     const kinds = ['unknown', 'poweroff', 'reset', 'panic'] as const;
     const kind = kinds[event] ?? 'unknown';
+    if (kind === 'panic') this.#panic ??= 'it told the hypervisor so';
     this.#end({ reason: kind === 'unknown' ? 'stopped' : kind, by: `system event ${event}` });
   }
 
@@ -467,7 +468,11 @@ export class Vm implements AsyncDisposable {
     const reason = this.#panic !== undefined && exit.reason !== 'error' ? 'panic' : exit.reason;
     const error =
       this.#panic === undefined || exit.error !== undefined
-        ? exit.error
+        ? exit.error &&
+          withSymbol(
+            exit.error,
+            registers?.find(({ vcpu }) => exit.by === `vcpu${vcpu}`),
+          )
         : new TsvError('TSV_E_GUEST_PANIC', `The guest's kernel panicked: ${this.#panic}.`, {
             hint: 'The console output shows its reasons.',
           });

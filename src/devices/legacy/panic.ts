@@ -25,7 +25,7 @@ export class Panic implements Device {
 
   write(_offset: number, _size: number, value: number): void {
     if (value & PVPANIC_PANICKED) {
-      this.#context?.stop({ kind: 'panic', message: 'The guest reported a panic.', by: this.name });
+      this.#context?.stop({ kind: 'panic', message: 'it reported so through pvpanic', by: this.name });
     } else if (value & PVPANIC_CRASH_LOADED) {
       this.#context?.log('warn', 'The guest reported a panic and runs its crash kernel.');
     }

@@ -1,5 +1,6 @@
 /** Names for instructions in error messages, best effort. */
 import { type CodeWidth, decode, type Instruction } from './decode.ts';
+import { x87Name } from './describe-x87.ts';
 import { findOperation } from './table.ts';
 
 const ARITHMETIC = ['add', 'or', 'adc', 'sbb', 'and', 'sub', 'xor', 'cmp'];
@@ -93,7 +94,6 @@ const ONE_BYTE_RANGES: readonly (readonly [number, number, string])[] = [
   [0xae, 0xaf, 'scas'],
   [0xb0, 0xbf, 'mov'],
   [0xc6, 0xc7, 'mov'],
-  [0xd8, 0xdf, 'x87 instruction'],
   [0xe4, 0xe5, 'in'],
   [0xe6, 0xe7, 'out'],
   [0xec, 0xed, 'in'],
@@ -201,6 +201,7 @@ function oneByte(instruction: Instruction): string | undefined {
   if (opcode === 0xc0 || opcode === 0xc1 || (opcode >= 0xd0 && opcode <= 0xd3)) return SHIFTS[group];
   if (opcode === 0xf6 || opcode === 0xf7) return UNARY[group];
   if (opcode === 0xfe || opcode === 0xff) return GROUP_FF[group];
+  if (opcode >= 0xd8 && opcode <= 0xdf) return x87Name(instruction);
   return ONE_BYTE[opcode] ?? ONE_BYTE_RANGES.find(([first, last]) => opcode >= first && opcode <= last)?.[2];
 }
 

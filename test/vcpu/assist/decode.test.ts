@@ -123,7 +123,7 @@ describe('describeInstruction', () => {
     ['480f01f8', 'swapgs'],
     ['0f34', 'sysenter'],
     ['0f58c1', 'addps'],
-    ['d9e8', 'x87 instruction'],
+    ['d9e8', 'fld1'],
     ['4889e5', 'mov'],
     ['0f01c1', 'vmcall'],
     ['c5f458c1', 'AVX instruction 0f 58'],
