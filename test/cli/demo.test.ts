@@ -1,3 +1,4 @@
+// needs: kvm
 /** `tsvisor demo` around a small kernel; booting a real one has a test of its own. */
 import { describe, expect, it } from 'vitest';
 import { runCli, scratch } from './support/cli.ts';

@@ -1,3 +1,4 @@
+// needs: kvm
 /** `tsvisor doctor` on this host, and on hosts that lack something. */
 import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';

@@ -1,3 +1,4 @@
+// needs: kvm
 /** `tsvisor run` with real guests on /dev/kvm. */
 
 import { spawn, spawnSync } from 'node:child_process';

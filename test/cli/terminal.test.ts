@@ -1,3 +1,4 @@
+// needs: kvm
 /** `tsvisor run` on a real terminal. */
 import { describe, expect, it } from 'vitest';
 import { file, MAIN } from './support/cli.ts';

@@ -1,3 +1,4 @@
+// needs: kvm
 /** The assist on this host's KVM: kernel code runs to its end, whichever of its instructions KVM itself completes. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import * as abi from '../../../src/kvm/abi/index.ts';
