@@ -23,8 +23,6 @@ describe('kernel extract', () => {
     expect(ended.status).toBe(0);
     expect(JSON.parse(ended.stdout)).toEqual({ path: output, size: vmlinux.length });
     expect(readFileSync(output).equals(Buffer.from(vmlinux))).toBe(true);
-    // What was extracted boots.
-    expect((await runCli(['run', '--kernel', output])).status).toBe(19);
   });
 
   it('refuses what is no bzImage, and leaves no file', async () => {

@@ -55,6 +55,7 @@ function cmpxchg16b(context: AssistContext, linear: bigint, expected: bigint, re
 export const CMPXCHG: readonly Operation[] = [
   {
     mnemonic: 'cmpxchg8b',
+    mnemonicW: 'cmpxchg16b',
     map: 1,
     opcode: 0xc7,
     group: 1,

@@ -1,6 +1,7 @@
 /** Names for instructions in error messages, best effort. */
 import { type CodeWidth, decode, type Instruction } from './decode.ts';
 import { x87Name } from './describe-x87.ts';
+import { mnemonicOf } from './operation.ts';
 import { findOperation } from './table.ts';
 
 const ARITHMETIC = ['add', 'or', 'adc', 'sbb', 'and', 'sub', 'xor', 'cmp'];
@@ -234,8 +235,8 @@ export function describeInstruction(bytes: Uint8Array, width: CodeWidth): string
 }
 
 function nameOf(instruction: Instruction): string {
-  const known = findOperation(instruction)?.mnemonic;
-  if (known !== undefined) return known;
+  const known = findOperation(instruction);
+  if (known !== undefined) return mnemonicOf(known, instruction);
   const { map, opcode, encoding } = instruction;
   const hex = opcode.toString(16).padStart(2, '0');
   const opcodeMap = ['', '0f ', '0f 38 ', '0f 3a '][map];

@@ -14,6 +14,7 @@ import type { AssistCpu, AssistException, AssistOptions, AssistResult } from './
 import { type CodeWidth, decode, MAX_INSTRUCTION_LENGTH } from './decode.ts';
 import { describeInstruction } from './describe.ts';
 import { GuestFault, Unsupported, undefinedOpcode, VECTOR } from './fault.ts';
+import { mnemonicOf } from './operation.ts';
 import { bytesInPage } from './paging.ts';
 import { findOperation } from './table.ts';
 
@@ -43,7 +44,7 @@ export function assistInstruction(
   if (operation === undefined) {
     return unsupported(instruction.bytes, context.width, 'the assist does not know it');
   }
-  const { mnemonic } = operation;
+  const mnemonic = mnemonicOf(operation, instruction);
   try {
     if (instruction.lock && !(operation.lockable && instruction.memory !== undefined))
       throw undefinedOpcode();

@@ -13,6 +13,8 @@ export type Outcome = undefined | 'jumped' | AssistException;
 /** Encoding and meaning of an instruction. What is absent matches anything. */
 export interface Operation {
   readonly mnemonic: string;
+  /** The name with REX.W, where it is another. */
+  readonly mnemonicW?: string;
   readonly map: OpcodeMap;
   readonly opcode: number;
   /** Default `legacy`. */
@@ -42,4 +44,9 @@ export function matches(operation: Operation, instruction: Instruction): boolean
     (rm === undefined || (instruction.mod === 3 && rm === (instruction.rm & 7))) &&
     (w === undefined || w === instruction.w)
   );
+}
+
+/** What the instruction is called. */
+export function mnemonicOf({ mnemonic, mnemonicW }: Operation, { w }: Instruction): string {
+  return w ? (mnemonicW ?? mnemonic) : mnemonic;
 }

@@ -118,7 +118,8 @@ describe('decode', () => {
 
 describe('describeInstruction', () => {
   test.each([
-    ['f0480fc70e', 'lock cmpxchg8b'],
+    ['f0480fc70e', 'lock cmpxchg16b'],
+    ['f00fc70e', 'lock cmpxchg8b'],
     ['0f01f9', 'rdtscp'],
     ['480f01f8', 'swapgs'],
     ['0f34', 'sysenter'],
