@@ -8,16 +8,12 @@
  *         `----------> stopped (exited resolves)
  */
 import { channel } from 'node:diagnostics_channel';
-import { inspect } from 'node:util';
 import type { Logger } from 'pino';
-import { Bus, type Mount } from '../devices/bus.ts';
-import type { Device, DeviceContext, IrqLine, StopReason } from '../devices/device.ts';
+import { Bus } from '../devices/bus.ts';
+import type { Device, StopReason } from '../devices/device.ts';
 import { GuestClock } from '../devices/guest-clock.ts';
-import { IrqLines, UNCONNECTED } from '../devices/irq-lines.ts';
 import { TsvError, toTsvError } from '../errors.ts';
-import { exitReasonName } from '../kvm/abi/index.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import { COUNTER } from '../vcpu/control.ts';
 import type { EngineVm } from '../vcpu/engine.ts';
 import type { RunOutcome } from '../vcpu/protocol.ts';
 import type { VcpuState } from '../vcpu/state.ts';
@@ -27,35 +23,15 @@ import { type LoadedBoot, loadBoot } from './boot.ts';
 import { type ResolvedConfig, resolveConfig, type VmConfig } from './config.ts';
 import { VmConsole } from './console.ts';
 import { cpuSetup } from './cpu.ts';
+import { type DeviceOptions, DeviceSet } from './device-set.ts';
 import { chooseEngine, type EngineChoice } from './engine-choice.ts';
 import { type ExitReason, type RegisterDump, statusOf, type VmExit } from './exit.ts';
-import { defaultLog, LogLimit } from './log.ts';
+import { defaultLog } from './log.ts';
 import { registerDump, withSymbol } from './registers.ts';
+import { collectStats, type VmStats } from './stats.ts';
 
 /** Life-cycle states of a {@link Vm}. */
 export type VmStateName = 'created' | 'running' | 'paused' | 'stopped';
-
-/** Where a device is attached. */
-export interface DeviceOptions {
-  /** Port ranges. */
-  pio?: readonly Omit<Mount, 'space'>[];
-  /** Guest-physical ranges. */
-  mmio?: readonly Omit<Mount, 'space'>[];
-  /** Interrupts (GSI numbers) of the device's lines 0, 1, ... */
-  irq?: readonly number[];
-}
-
-/** What {@link Vm.stats} tells. */
-export interface VmStats {
-  /** Exits by reason, over all vCPUs. */
-  exits: Record<string, number>;
-  /** Entries into the guest. */
-  entries: number;
-  /** Instructions completed by the emulation assist. */
-  assisted: number;
-  /** Port and MMIO accesses that no device claimed. */
-  unclaimed: number;
-}
 
 /** Published with `{ vm, state }` whenever a machine changes state. */
 const stateChannel = channel('tsvisor:state');
@@ -63,6 +39,9 @@ const stateChannel = channel('tsvisor:state');
 const exitChannel = channel('tsvisor:exit');
 /** Published with `{ vm, lines }` for traced exits and accesses. */
 const traceChannel = channel('tsvisor:trace');
+
+/** Inputs of the interrupt controllers: the pins of the I/O APIC. */
+const GSIS = 24;
 
 /** How long a machine that ends waits for devices that have not answered yet. */
 const STOP_PATIENCE_MS = 1000;
@@ -86,11 +65,9 @@ export class Vm implements AsyncDisposable {
   readonly log: Logger;
   readonly #engine: EngineVm;
   readonly #bus: Bus;
-  readonly #irqs: IrqLines;
   readonly #clock: GuestClock;
   readonly #vcpus: VcpuThread[] = [];
-  readonly #devices: Device[] = [];
-  readonly #lines = new Map<Device, IrqLine[]>();
+  readonly #devices: DeviceSet;
   readonly #assistLock = new SharedArrayBuffer(4);
   readonly #halted = new Set<VcpuThread>();
   #board: Board | undefined;
@@ -110,10 +87,19 @@ export class Vm implements AsyncDisposable {
       { onDeviceError: (error) => this.#end({ reason: 'error', by: 'device', error }) },
       { deviceTimeout: config.deviceTimeout },
     );
-    this.#irqs = new IrqLines((gsi, level) => {
-      if (this.#state !== 'stopped') engine.setIrqLine(gsi, level);
-    });
     this.#clock = new GuestClock({ timeScale: config.timeScale });
+    this.#devices = new DeviceSet({
+      bus: this.#bus,
+      memory,
+      clock: this.#clock,
+      log: this.log,
+      gsis: config.irqchip === 'none' ? 0 : GSIS,
+      closeTimeout: config.deviceTimeout,
+      setIrqLine: (gsi, level) => {
+        if (this.#state !== 'stopped') engine.setIrqLine(gsi, level);
+      },
+      onStop: (reason) => this.#onStop(reason),
+    });
     this.console = new VmConsole((bytes) => this.#board?.type(bytes));
     this.exited = new Promise((resolve) => {
       this.#exitDone = resolve;
@@ -193,67 +179,21 @@ export class Vm implements AsyncDisposable {
 
   /**
    * Attaches a device to the bus. Before the start, or while the machine runs (hot-plug).
-   * @throws TSV_E_BUS_OVERLAP, TSV_E_BUS_RANGE, TSV_E_IRQ, TSV_E_STATE
+   * @throws TSV_E_CONFIG, TSV_E_BUS_OVERLAP, TSV_E_BUS_RANGE, TSV_E_IRQ, TSV_E_STATE
    */
   addDevice(device: Device, options: DeviceOptions = {}): void {
     this.#need('created', 'running', 'paused');
-    if (this.#devices.some((other) => other.name === device.name)) {
-      throw new TsvError('TSV_E_CONFIG', `There is a device named "${device.name}" already.`, {
-        hint: 'Give every device a name of its own.',
-      });
-    }
-    const lines = (options.irq ?? []).map((gsi) => this.#irqLine(device, gsi));
-    const mounts: Mount[] = [
-      ...(options.pio ?? []).map((mount) => ({ space: 'pio' as const, ...mount })),
-      ...(options.mmio ?? []).map((mount) => ({ space: 'mmio' as const, ...mount })),
-    ];
-    for (const mount of mounts) this.#checkMount(device, mount);
-    const limit = new LogLimit();
-    try {
-      for (const mount of mounts) this.#bus.mount(device, mount);
-      const context: DeviceContext = {
-        memory: this.memory,
-        clock: this.#clock,
-        irq: (index = 0) => lines[index] ?? UNCONNECTED,
-        latch: (offset) => this.#bus.latch(device, offset),
-        stop: (reason) => this.#onStop(reason),
-        log: (level, message) => this.#deviceLog(limit, device, level, message),
-      };
-      device.attach?.(context);
-    } catch (error) {
-      this.#bus.unmount(device);
-      throw error;
-    }
-    this.#devices.push(device);
-    this.#lines.set(device, lines);
-  }
-
-  #deviceLog(
-    limit: LogLimit,
-    device: Device,
-    level: 'debug' | 'info' | 'warn' | 'error',
-    message: string,
-  ): void {
-    const suppressed = limit.admit();
-    if (suppressed === undefined) return;
-    this.log[level]({ device: device.name, ...(suppressed > 0 && { suppressed }) }, message);
+    this.#devices.add(device, options);
   }
 
   /** Takes a device off the bus and releases what it holds. */
   async removeDevice(device: Device): Promise<void> {
-    const index = this.#devices.indexOf(device);
-    if (index < 0) return;
-    this.#devices.splice(index, 1);
-    this.#bus.unmount(device);
-    // A line it left raised would interrupt whoever shares it for ever.
-    for (const line of this.#lines.get(device) ?? []) line.lower();
-    this.#lines.delete(device);
-    await device.close?.();
+    await this.#devices.remove(device);
   }
 
   /** The attached devices, in order. */
   get devices(): readonly Device[] {
-    return this.#devices;
+    return this.#devices.all;
   }
 
   /** Lets the guest run. @throws TSV_E_STATE unless created or paused */
@@ -350,19 +290,7 @@ export class Vm implements AsyncDisposable {
 
   /** Counters, readable at any time. */
   stats(): VmStats {
-    const stats: VmStats = { exits: {}, entries: 0, assisted: 0, unclaimed: 0 };
-    for (const { control } of this.#vcpus) {
-      control.counters.forEach((count, reason) => {
-        if (count > 0 && reason < COUNTER.entries) {
-          const name = exitReasonName(reason);
-          stats.exits[name] = (stats.exits[name] ?? 0) + count;
-        }
-      });
-      stats.entries += control.counters[COUNTER.entries];
-      stats.assisted += control.counters[COUNTER.assisted];
-      stats.unclaimed += control.counters[COUNTER.unclaimed];
-    }
-    return stats;
+    return collectStats(this.#vcpus.map(({ control }) => control));
   }
 
   /** Ends the run, if it has not ended, and releases everything. */
@@ -461,7 +389,7 @@ export class Vm implements AsyncDisposable {
     this.#clock.pause();
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.close()));
     this.#bus.close();
-    for (const device of this.#devices) await this.#closeDevice(device);
+    await this.#devices.close();
     this.#setState('stopped');
     await this.#engine[Symbol.asyncDispose]();
     live.delete(this);
@@ -488,21 +416,6 @@ export class Vm implements AsyncDisposable {
     this.#exitDone(result);
   }
 
-  async #closeDevice(device: Device): Promise<void> {
-    const limit = this.config.deviceTimeout;
-    let timer: NodeJS.Timeout | undefined;
-    try {
-      const late = new Promise<never>((_, reject) => {
-        if (limit > 0) timer = setTimeout(() => reject(new Error(`it takes more than ${limit} ms`)), limit);
-      });
-      await Promise.race([device.close?.(), late]);
-    } catch (error) {
-      this.log.error({ device: device.name }, `closing failed: ${inspect(error)}`);
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
   async #registers(): Promise<RegisterDump[]> {
     const dumps = this.#vcpus.map(async (vcpu) => {
       try {
@@ -524,29 +437,6 @@ export class Vm implements AsyncDisposable {
       });
     }
     return vcpu;
-  }
-
-  #irqLine(device: Device, gsi: number): ReturnType<IrqLines['line']> {
-    const limit = this.config.irqchip === 'none' ? 0 : 24;
-    if (!Number.isInteger(gsi) || gsi < 0 || gsi >= limit) {
-      throw new TsvError('TSV_E_IRQ', `Device "${device.name}" cannot have interrupt ${gsi}.`, {
-        hint:
-          limit === 0 ? 'This machine has no interrupt controllers.' : `Choose a GSI from 0 to ${limit - 1}.`,
-      });
-    }
-    return this.#irqs.line(gsi);
-  }
-
-  #checkMount(device: Device, mount: Mount): void {
-    if (mount.space !== 'mmio') return;
-    const ram = this.memory.regions.find(
-      (r) => mount.base < r.gpa + r.size && r.gpa < mount.base + mount.size,
-    );
-    if (ram === undefined) return;
-    const where = `0x${mount.base.toString(16)}+0x${mount.size.toString(16)}`;
-    throw new TsvError('TSV_E_BUS_OVERLAP', `Device "${device.name}" at ${where} lies in guest RAM.`, {
-      hint: 'Use an address in the hole from 0xc0000000 to 0xfec00000, or above RAM.',
-    });
   }
 
   #need(...states: VmStateName[]): void {
