@@ -6,7 +6,8 @@ import { Channel } from '../../src/devices/channel.ts';
 import type { AccessSize, Device, StopReason } from '../../src/devices/device.ts';
 import { IrqLines } from '../../src/devices/irq-lines.ts';
 import { type Board, buildBoard } from '../../src/machine/board.ts';
-import type { DeviceOptions, Vm } from '../../src/machine/vm.ts';
+import type { DeviceOptions } from '../../src/machine/device-set.ts';
+import type { Vm } from '../../src/machine/vm.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { ManualClock } from '../support/device-bench.ts';
 
