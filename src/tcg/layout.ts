@@ -111,6 +111,8 @@ export const S = {
   FOP: 760,
   FIP: 768,
   FDP: 776,
+  /** Bases as the descriptors have them, order of SEGMENT_BASE. */
+  RAW_BASE: 800,
 
   /** Sixteen 128-bit registers. */
   XMM: 1024,
@@ -172,7 +174,7 @@ export const R = {
   BASE: 28,
   INDEX_REGISTER: 29,
   SEGMENT: 30,
-  /** u8: segment register number for limit checks; also ModRM.reg for system instructions. */
+  /** u8: segment register number. */
   EXTRA: 31,
 } as const;
 

@@ -1,0 +1,139 @@
+/** One vCPU: state, generated interpreter, block cache, MMU and system operations wired together. */
+import type { RamRegion } from '../memory/guest-memory.ts';
+import { CpuState } from './cpu-state.ts';
+import { Blocks } from './decode/blocks.ts';
+import { Decoder } from './decode/decoder.ts';
+import { ExitLog } from './exits.ts';
+import { generateInterpreter, type Interpreter } from './interp/generate.ts';
+import { areaBase, R, S, STATUS } from './layout.ts';
+import { Mmu } from './mmu/mmu.ts';
+import { PhysicalMap } from './physical.ts';
+import { SystemOperations } from './system/operations.ts';
+import { INSTRUCTIONS } from './table/index.ts';
+
+const WASM_PAGE = 65536;
+
+/** What a {@link Cpu} is made with. */
+export interface CpuConfig {
+  /** The memory that holds the engine's areas and guest RAM. */
+  readonly memory: WebAssembly.Memory;
+  readonly regions: readonly RamRegion[];
+  /** Index of the vCPU. */
+  readonly index: number;
+  /** Which CPUID features it has, by the names of src/vcpu/cpuid. */
+  readonly hasFeature: (feature: string) => boolean;
+}
+
+interface Exports {
+  run(budget: number): number;
+  address(pc: number, what: number): bigint;
+  offset(pc: number): bigint;
+  getFlags(): bigint;
+  setFlags(image: bigint): void;
+}
+
+/** Why {@link Cpu.run} came back. */
+export type Outcome =
+  /** The budget is used up or attention was wanted; state.rip is where to go on. */
+  | 'pause'
+  /** A device access waits in `log.pending`. */
+  | 'device'
+  /** HLT was executed. */
+  | 'halt'
+  | 'shutdown'
+  /** Nothing more to say; go on. */
+  | 'continue';
+
+/** A CPU that runs guest code. */
+export class Cpu {
+  readonly state: CpuState;
+  readonly mmu: Mmu;
+  readonly blocks: Blocks;
+  readonly log = new ExitLog();
+  readonly map: PhysicalMap;
+  readonly system: SystemOperations;
+  readonly exports: Exports;
+  readonly interpreter: Interpreter;
+  #replay = false;
+
+  constructor(config: CpuConfig) {
+    const { memory } = config;
+    const base = areaBase(config.index);
+    this.state = new CpuState(memory, base);
+    this.state.setI32(S.FAULT_VECTOR, -1);
+    this.state.setU64(S.SHADOW_RIP, (1n << 64n) - 1n);
+    this.map = new PhysicalMap(config.regions);
+    this.mmu = new Mmu(this.state, this.map, this.log);
+    this.interpreter = generateInterpreter(INSTRUCTIONS, base, memory.buffer.byteLength / WASM_PAGE);
+    const decoder = new Decoder(INSTRUCTIONS, config.hasFeature);
+    this.blocks = new Blocks(this.state, this.mmu, this.map, decoder, this.interpreter);
+    this.system = new SystemOperations(this);
+    const { mmu, blocks, system } = this;
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(this.interpreter.bytes), {
+      env: {
+        memory,
+        slow: (low: number, high: number, what: number, pc: number) => mmu.slow(low, high, what, pc),
+        afterStore: (pc: number, host: number, size: number) => mmu.afterStore(pc, host, size),
+        system: (code: number, pc: number) => system.execute(code, pc),
+        lookup: () => blocks.lookup(),
+        resolve: (pc: number, taken: number) => blocks.resolve(pc, taken),
+        segmentFault: (segment: number, pc: number) => mmu.segmentFault(segment, pc),
+      },
+    });
+    this.exports = instance.exports as unknown as Exports;
+  }
+
+  /** RFLAGS with the arithmetic flags. */
+  get rflags(): bigint {
+    return this.exports.getFlags() | BigInt(this.state.eflags >>> 0) | 2n;
+  }
+  set rflags(value: bigint) {
+    this.exports.setFlags(value);
+    // Everything but the arithmetic flags.
+    this.state.eflags = Number(value & 0x3f_7700n);
+  }
+
+  /**
+   * Runs at most about `budget` instructions from S.RIP. Exceptions are delivered to the guest.
+   */
+  run(budget: number): Outcome {
+    const { state } = this;
+    if (this.log.pending !== undefined) {
+      this.log.complete();
+      this.#replay = true;
+    }
+    this.log.rewind();
+    this.system.beforeStep();
+    if (this.#replay) state.setI32(S.ATTENTION, 1);
+    this.blocks.single = this.#replay || this.system.singleStep;
+    const status = this.exports.run(this.blocks.single ? 0 : budget);
+    this.#count(this.blocks.single ? 0 : budget);
+    if (status === STATUS.PAUSE) {
+      this.#completed();
+      return this.system.afterStep() ? 'continue' : 'pause';
+    }
+    this.#setRip();
+    if (this.log.pending !== undefined) return 'device';
+    this.#completed();
+    if (state.i32(S.FAULT_VECTOR) >= 0) return this.system.deliverFault() ? 'continue' : 'shutdown';
+    return this.system.takeOutcome();
+  }
+
+  #completed(): void {
+    this.#replay = false;
+    this.log.clear();
+  }
+
+  #count(budget: number): void {
+    const { state } = this;
+    state.setU64(S.RETIRED, state.u64(S.RETIRED) + BigInt(budget - state.i32(S.BUDGET)));
+  }
+
+  /** After a leave: RIP of the instruction that did not complete. */
+  #setRip(): void {
+    const { state } = this;
+    const pc = state.i32(S.PC);
+    if (pc === 0) return;
+    state.rip = state.u64(S.BLOCK_RIP) + BigInt(state.view.getUint16(pc + R.OFFSET, true));
+  }
+}

@@ -1,0 +1,71 @@
+/**
+ * Port and MMIO accesses of one instruction. The first one that has no result yet becomes an exit; when it is done the
+ * instruction is executed again and takes its results from here in the same order.
+ */
+
+/** What an exit asks for. */
+export interface DeviceAccess {
+  readonly kind: 'mmio' | 'port';
+  readonly address: number;
+  readonly write: boolean;
+  readonly data: Uint8Array;
+}
+
+/** Largest MMIO access of an exit (struct kvm_run, mmio.data). */
+const MAX_DATA = 8;
+
+/** Accesses of the current instruction. */
+export class ExitLog {
+  readonly #done: DeviceAccess[] = [];
+  #cursor = 0;
+  /** The access that waits for its completion. */
+  pending: DeviceAccess | undefined;
+
+  /** Executes the instruction from its start. */
+  rewind(): void {
+    this.#cursor = 0;
+  }
+
+  /** The instruction completed, or gave up. */
+  clear(): void {
+    this.#done.length = 0;
+    this.#cursor = 0;
+    this.pending = undefined;
+  }
+
+  /** The pending access was carried out; its data is what was read. */
+  complete(): void {
+    if (this.pending === undefined) return;
+    this.#done.push(this.pending);
+    this.pending = undefined;
+  }
+
+  /** Reads MMIO; false: leave with an exit. */
+  read(gpa: number, into: Uint8Array): boolean {
+    for (let done = 0; done < into.length; done += MAX_DATA) {
+      const piece = into.subarray(done, done + MAX_DATA);
+      if (!this.access('mmio', gpa + done, false, piece)) return false;
+    }
+    return true;
+  }
+
+  /** Writes MMIO; false: leave with an exit. */
+  write(gpa: number, from: Uint8Array): boolean {
+    for (let done = 0; done < from.length; done += MAX_DATA) {
+      if (!this.access('mmio', gpa + done, true, from.subarray(done, done + MAX_DATA))) return false;
+    }
+    return true;
+  }
+
+  /** One access; `data` is what to write, or receives what was read. */
+  access(kind: 'mmio' | 'port', address: number, write: boolean, data: Uint8Array): boolean {
+    const done = this.#done[this.#cursor];
+    if (done !== undefined) {
+      this.#cursor++;
+      if (!write) data.set(done.data);
+      return true;
+    }
+    this.pending = { kind, address, write, data: data.slice() };
+    return false;
+  }
+}

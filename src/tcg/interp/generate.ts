@@ -1,0 +1,462 @@
+/**
+ * Generates the interpreter: one function run() with the frequent handlers inline in a br_table, the others in a
+ * table, reached by call_indirect. Measured before it was built: larger inline sets and one call for each handler are
+ * both slower.
+ */
+import { Meaning } from '../emit/meaning.ts';
+import type { Helpers, Site } from '../emit/site.ts';
+import {
+  ADDRESS_16,
+  ADDRESS_32,
+  ADDRESS_ABSOLUTE,
+  ADDRESS_LEGACY,
+  JUMP_CACHE,
+  JUMP_ENTRIES,
+  R,
+  RECORD,
+  S,
+  STATUS,
+} from '../layout.ts';
+import type { Instruction } from '../table/instruction.ts';
+import {
+  type Expr,
+  type FunctionBuilder,
+  type FunctionRef,
+  i32,
+  i64,
+  type Label,
+  load,
+  ModuleBuilder,
+  select,
+} from '../wasm/index.ts';
+import { enumerateHandlers, type Handler } from './handlers.ts';
+import { isInline } from './inline-set.ts';
+
+/** Handlers that no instruction has. */
+export const SPECIAL = { STALE: 0, GOTO: 1 } as const;
+const FIRST_INLINE = 2;
+
+/** High half of the address that never translates: the fault was raised already. */
+export const SENTINEL_HIGH = 0x8000_dead;
+
+/** The generated module and what the predecoder must know. */
+export interface Interpreter {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Handler id by index into `handlers`. */
+  readonly ids: Int32Array;
+  readonly handlers: readonly Handler[];
+  /** Whether a store of a handler index is at the inline part, for statistics. */
+  readonly inlineCount: number;
+}
+
+/** Records of the handlers are numbered by the encodings, so the table is enumerated once. */
+let enumerated: { table: readonly Instruction[]; handlers: Handler[] } | undefined;
+
+/**
+ * Generates the module of one vCPU.
+ * @param base address of its area
+ * @param pages size of the shared memory, 64 KiB pages
+ */
+export function generateInterpreter(table: readonly Instruction[], base: number, pages: number): Interpreter {
+  if (enumerated?.table !== table) enumerated = { table, handlers: enumerateHandlers(table) };
+  const { handlers } = enumerated;
+  const module = new ModuleBuilder({ initial: pages, maximum: pages });
+  const imports = importFunctions(module);
+  const helpers = defineHelpers(module, base, imports);
+  const inline = handlers.flatMap((handler, i) => (isInline(handler) ? [i] : []));
+  const ids = new Int32Array(handlers.length);
+  inline.forEach((index, i) => {
+    ids[index] = FIRST_INLINE + i;
+  });
+  const inlineSet = new Set(inline);
+  const outOfLine: FunctionRef[] = [];
+  const firstOutOfLine = FIRST_INLINE + inline.length;
+  handlers.forEach((handler, i) => {
+    if (inlineSet.has(i)) return;
+    ids[i] = firstOutOfLine + outOfLine.length;
+    outOfLine.push(defineHandler(module, base, helpers, handler));
+  });
+  module.setTable(outOfLine);
+  module.define(
+    { params: ['i32'], results: ['i32'] },
+    (f) => {
+      const inlined = inline.map((i) => handlers[i]);
+      new RunFunction(f, module, base, imports, helpers, inlined).build();
+    },
+    'run',
+  );
+  return { bytes: module.encode(), ids, handlers, inlineCount: inline.length };
+}
+
+interface Imports {
+  slow: FunctionRef;
+  afterStore: FunctionRef;
+  system: FunctionRef;
+  lookup: FunctionRef;
+  resolve: FunctionRef;
+  segmentFault: FunctionRef;
+}
+
+function importFunctions(m: ModuleBuilder): Imports {
+  return {
+    slow: m.import('slow', ['i32', 'i32', 'i32', 'i32'], ['i32']),
+    afterStore: m.import('afterStore', ['i32', 'i32', 'i32'], ['i32']),
+    system: m.import('system', ['i32', 'i32'], ['i32']),
+    lookup: m.import('lookup', [], ['i32']),
+    resolve: m.import('resolve', ['i32', 'i32']),
+    segmentFault: m.import('segmentFault', ['i32', 'i32']),
+  };
+}
+
+function defineHelpers(m: ModuleBuilder, base: number, imports: Imports): Helpers {
+  const translateSlow = m.define({ params: ['i64', 'i32', 'i32'], results: ['i32'] }, (f) => {
+    const [linear, what, pc] = f.args;
+    f.return_(f.call(imports.slow, linear.wrap(), linear.shr_u(32).wrap(), what, pc));
+  });
+  const segmentAddress = m.define({ params: ['i32', 'i32', 'i64', 'i32'], results: ['i64'] }, (f) => {
+    const [what, segment, offset, pc] = f.args;
+    const origin = load('i64.load', segment.shl(3), base + S.SEGMENT_BASE);
+    f.if_(load('i32.load8_u', pc, R.ADDRESS).and(ADDRESS_LEGACY).eqz(), () => f.return_(offset.add(origin)));
+    const field = (at: number) => load('i64.load32_u', segment.shl(2), base + at);
+    const last = f.let(select(what.shr_u(8), field(S.SEGMENT_LAST_WRITE), field(S.SEGMENT_LAST_READ)));
+    const end = offset.add(what.and(0xff).sub(1).wide());
+    f.if_(offset.lt_u(field(S.SEGMENT_FIRST)).or(end.gt_u(last)), () => {
+      f.run(imports.segmentFault, segment, pc);
+      f.return_(i64(BigInt(SENTINEL_HIGH) << 32n));
+    });
+    f.return_(offset.add(origin).low(4));
+  });
+  const effectiveAddress = m.define({ params: ['i32'], results: ['i64'] }, (f) => {
+    const [pc] = f.args;
+    const flags = f.let(load('i32.load8_u', pc, R.ADDRESS));
+    f.if_(flags.and(ADDRESS_ABSOLUTE), () => f.return_(load('i64.load', pc, R.IMMEDIATE)));
+    const area = (field: number) => load('i64.load', load('i32.load8_u', pc, field), base);
+    const sum = f.let(
+      area(R.BASE)
+        .add(load('i64.load32_s', pc, R.DISPLACEMENT))
+        .add(area(R.INDEX_REGISTER).shl(load('i32.load8_u', pc, R.SCALE).wide())),
+    );
+    f.if_(flags.and(ADDRESS_16), () => f.return_(sum.low(2)));
+    f.if_(flags.and(ADDRESS_32), () => f.return_(sum.low(4)));
+    f.return_(sum);
+  });
+  const address = m.define(
+    { params: ['i32', 'i32'], results: ['i64'] },
+    (f) => {
+      const [pc, what] = f.args;
+      const offset = f.call(effectiveAddress, pc);
+      f.if_(load('i32.load8_u', pc, R.ADDRESS).and(ADDRESS_LEGACY).eqz(), () =>
+        f.return_(offset.add(load('i64.load', load('i32.load8_u', pc, R.SEGMENT), base))),
+      );
+      f.return_(f.call(segmentAddress, what, load('i32.load8_u', pc, R.EXTRA), offset, pc));
+    },
+    'address',
+  );
+  m.define(
+    { params: ['i32'], results: ['i64'] },
+    (f) => f.return_(f.call(effectiveAddress, f.args[0])),
+    'offset',
+  );
+  const product = { params: ['i64', 'i64'], results: ['i64'] } as const;
+  const mulHighUnsigned = m.define(product, (f) => {
+    const [a, b] = f.args;
+    const [al, ah] = [a.low(4), a.shr_u(32)];
+    const [bl, bh] = [b.low(4), b.shr_u(32)];
+    const middle = f.let(ah.mul(bl).add(al.mul(bl).shr_u(32)));
+    const cross = f.let(al.mul(bh).add(middle.low(4)));
+    f.return_(ah.mul(bh).add(middle.shr_u(32)).add(cross.shr_u(32)));
+  });
+  const mulHighSigned = m.define(product, (f) => {
+    const [a, b] = f.args;
+    const high = f.call(mulHighUnsigned, a, b);
+    f.return_(high.sub(a.shr_s(63).and(b)).sub(b.shr_s(63).and(a)));
+  });
+  m.define(
+    { params: [], results: ['i64'] },
+    (f) => f.return_(new Meaning(bareSite(f, base), BARE).flags.image()),
+    'getFlags',
+  );
+  m.define(
+    { params: ['i64'], results: [] },
+    (f) => new Meaning(bareSite(f, base), BARE).flags.load(f.args[0]),
+    'setFlags',
+  );
+  return {
+    translateSlow,
+    afterStore: imports.afterStore,
+    address,
+    effectiveAddress,
+    system: imports.system,
+    segmentAddress,
+    mulHighUnsigned,
+    mulHighSigned,
+  };
+}
+
+const BARE = { slots: [], size: 8, address: 'any', lock: false, aligned: false } as const;
+
+function bareSite(f: FunctionBuilder, base: number): Site {
+  return { f, base } as Site;
+}
+
+/** A handler as a function: (pc) → STATUS. */
+function defineHandler(m: ModuleBuilder, base: number, helpers: Helpers, handler: Handler): FunctionRef {
+  return m.define({ params: ['i32'], results: ['i32'] }, (f) => {
+    const pc = f.args[0];
+    const jump = (rip: Expr) => {
+      f.store('i64.store', base + S.RIP, rip);
+      f.return_(i32(STATUS.JUMP));
+    };
+    const { size } = handler.form;
+    const c: Meaning = new Meaning(
+      {
+        f,
+        base,
+        pc,
+        helpers,
+        leave: () => f.return_(i32(STATUS.LEAVE)),
+        jump,
+        next: () => f.return_(i32(STATUS.NEXT)),
+        status: (value) => f.return_(value),
+        branch: (taken) => {
+          const target = taken
+            ? load('i64.load', base + S.BLOCK_RIP).add(load('i64.load', pc, R.IMMEDIATE))
+            : c.nextRip();
+          jump(size === 8 ? target : target.low(size));
+        },
+      },
+      handler.form,
+    );
+    handler.instruction.meaning(c);
+    f.return_(i32(STATUS.NEXT));
+  });
+}
+
+/** Builds run(budget) → STATUS. */
+class RunFunction {
+  readonly #f: FunctionBuilder;
+  readonly #module: ModuleBuilder;
+  readonly #base: number;
+  readonly #imports: Imports;
+  readonly #helpers: Helpers;
+  readonly #inline: readonly Handler[];
+  #dispatch!: Label;
+  #leave!: Label;
+  #jump!: Label;
+  #taken!: Label;
+  #notTaken!: Label;
+
+  constructor(
+    f: FunctionBuilder,
+    module: ModuleBuilder,
+    base: number,
+    imports: Imports,
+    helpers: Helpers,
+    inline: readonly Handler[],
+  ) {
+    this.#f = f;
+    this.#module = module;
+    this.#base = base;
+    this.#imports = imports;
+    this.#helpers = helpers;
+    this.#inline = inline;
+  }
+
+  build(): void {
+    const f = this.#f;
+    const budget = f.args[0];
+    const pc = f.local('i32');
+    const id = f.local('i32');
+    /** RIP of the running block; at #jump where to go. */
+    const rip = f.local('i64');
+    const base = this.#base;
+    const toNext = () => {
+      f.set(id, load('i32.load16_u', pc, RECORD));
+      f.set(pc, pc.add(RECORD));
+      f.br(this.#dispatch);
+    };
+    const attention = () => budget.lt_s(0).or(load('i32.atomic.load', base + S.ATTENTION));
+    const count = load('i32.load8_u', pc, R.INDEX).add(1);
+    const enter = () => {
+      f.store('i64.store', base + S.BLOCK_RIP, rip);
+      f.set(id, load('i32.load16_u', pc));
+      f.br(this.#dispatch);
+    };
+
+    f.set(rip, load('i64.load', base + S.RIP));
+    const first = f.let(i32(1));
+    f.loop((dispatch) => {
+      this.#dispatch = dispatch;
+      f.block((leave) => {
+        this.#leave = leave;
+        f.block((jump) => {
+          this.#jump = jump;
+          f.brIf(jump, first);
+          f.block((notTaken) => {
+            this.#notTaken = notTaken;
+            f.block((taken) => {
+              this.#taken = taken;
+              f.block((outOfLine) => {
+                this.#handlers(id, outOfLine, pc, rip, budget, toNext);
+              });
+              const status = f.local('i32');
+              const index = id.sub(FIRST_INLINE + this.#inline.length);
+              const type = this.#module.type({ params: ['i32'], results: ['i32'] });
+              f.set(status, f.callIndirect(type, 'i32', index, pc));
+              f.if_(status.eqz(), toNext);
+              f.brIf(leave, status.eq(STATUS.LEAVE));
+              f.set(rip, load('i64.load', base + S.RIP));
+              f.set(budget, budget.sub(count));
+              f.br(jump);
+            });
+            this.#link(
+              true,
+              R.A,
+              pc,
+              rip,
+              budget,
+              count,
+              attention,
+              enter,
+              load('i64.load', pc, R.IMMEDIATE),
+            );
+          });
+          const after = load('i32.load16_u', pc, R.OFFSET)
+            .add(load('i32.load8_u', pc, R.LENGTH))
+            .wide();
+          this.#link(false, R.B, pc, rip, budget, count, attention, enter, after);
+        });
+        // Jump to rip: through the cache, or by looking up and decoding.
+        f.store('i64.store', base + S.RIP, rip);
+        // On entry the first block runs in any case.
+        const stop = f.let(attention().and(first.eqz()));
+        f.set(first, 0);
+        f.if_(stop, () => {
+          f.store('i32.store', base + S.BUDGET, budget);
+          f.return_(i32(STATUS.PAUSE));
+        });
+        const slot = f.let(
+          rip
+            .xor(rip.shr_u(14))
+            .wrap()
+            .and(JUMP_ENTRIES - 1)
+            .shl(4),
+        );
+        const entry = base + JUMP_CACHE;
+        f.if_(
+          load('i64.load', slot, entry)
+            .eq(rip)
+            .and(load('i32.load', slot, entry + 8).eq(load('i32.load', base + S.CODE_KEY))),
+          () => f.set(pc, load('i32.load', slot, entry + 12)),
+          () => {
+            f.set(pc, f.call(this.#imports.lookup));
+            f.if_(pc.eqz(), () => {
+              f.store('i32.store', base + S.PC, 0);
+              f.store('i32.store', base + S.BUDGET, budget);
+              f.return_(i32(STATUS.LEAVE));
+            });
+          },
+        );
+        enter();
+      });
+      f.store('i32.store', base + S.PC, pc);
+      f.store('i32.store', base + S.BUDGET, budget.sub(load('i32.load8_u', pc, R.INDEX)));
+      f.return_(i32(STATUS.LEAVE));
+    });
+    f.unreachable();
+  }
+
+  /** The end of a block at a direct branch: along a link within the page, or by a jump. */
+  #link(
+    taken: boolean,
+    field: number,
+    pc: Expr,
+    rip: ReturnType<FunctionBuilder['local']>,
+    budget: ReturnType<FunctionBuilder['local']>,
+    count: Expr,
+    attention: () => Expr,
+    enter: () => void,
+    distance: Expr,
+  ): void {
+    const f = this.#f;
+    f.set(budget, budget.sub(count));
+    f.set(rip, rip.add(distance));
+    const link = f.let(load('i32.load', pc, field));
+    f.brIf(this.#jump, attention());
+    f.if_(link.gt_u(1), () => {
+      f.set(pc as ReturnType<FunctionBuilder['local']>, link);
+      enter();
+    });
+    f.if_(link, () => f.run(this.#imports.resolve, pc, taken ? 1 : 0));
+    f.br(this.#jump);
+  }
+
+  /** Nested blocks around the br_table, and behind each its handler. */
+  #handlers(
+    id: Expr,
+    outOfLine: Label,
+    pc: Expr,
+    rip: ReturnType<FunctionBuilder['local']>,
+    budget: ReturnType<FunctionBuilder['local']>,
+    toNext: () => void,
+  ): void {
+    const f = this.#f;
+    const total = FIRST_INLINE + this.#inline.length;
+    const labels: Label[] = [];
+    const nest = (n: number): void => {
+      if (n < 0) {
+        f.brTable(id, labels, outOfLine);
+        return;
+      }
+      f.block((label) => {
+        labels[n] = label;
+        nest(n - 1);
+      });
+      f.scoped(() => this.#body(n, pc, rip, budget, toNext));
+    };
+    nest(total - 1);
+  }
+
+  #body(
+    n: number,
+    pc: Expr,
+    rip: ReturnType<FunctionBuilder['local']>,
+    budget: ReturnType<FunctionBuilder['local']>,
+    toNext: () => void,
+  ): void {
+    const f = this.#f;
+    if (n === SPECIAL.STALE) {
+      f.set(rip, rip.add(load('i32.load16_u', pc, R.OFFSET).wide()));
+      f.set(budget, budget.sub(load('i32.load8_u', pc, R.INDEX)));
+      f.br(this.#jump);
+      return;
+    }
+    if (n === SPECIAL.GOTO) {
+      f.br(this.#notTaken);
+      return;
+    }
+    const handler = this.#inline[n - FIRST_INLINE];
+    const c: Meaning = new Meaning(
+      {
+        f,
+        base: this.#base,
+        pc,
+        helpers: this.#helpers,
+        leave: () => f.br(this.#leave),
+        jump: (target) => {
+          f.set(rip, target);
+          f.set(budget, budget.sub(load('i32.load8_u', pc, R.INDEX).add(1)));
+          f.br(this.#jump);
+        },
+        next: toNext,
+        status: () => {
+          throw new Error(`${handler.key} is a system operation and cannot be inline`);
+        },
+        branch: (taken) => f.br(taken ? this.#taken : this.#notTaken),
+      },
+      handler.form,
+    );
+    handler.instruction.meaning(c);
+    toNext();
+  }
+}

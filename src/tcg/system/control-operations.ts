@@ -1,0 +1,215 @@
+/** System registers, caches, time, identification. */
+import { randomFillSync } from 'node:crypto';
+import { FLAG } from '../emit/flags.ts';
+import { ACCESS } from '../emit/meaning.ts';
+import { S } from '../layout.ts';
+import { GuestFault, VECTOR } from './fault.ts';
+import {
+  address,
+  type Operations,
+  privileged,
+  readOperand,
+  readRegister,
+  registerNumber,
+  writeOperand,
+  writeRegister,
+} from './operands.ts';
+import { Leave, type Operation } from './operations.ts';
+import { isCanonical } from './registers.ts';
+
+const RAX = 0;
+const RCX = 1;
+const RDX = 2;
+const CR0_TS = 8n;
+const CR4 = { TSD: 4, DE: 8, PCE: 0x100, UMIP: 0x800, FSGSBASE: 1 << 16, OSXSAVE: 1 << 18 } as const;
+
+/** Writes EDX:EAX. */
+function setEdxEax({ cpu }: Operation, value: bigint): void {
+  cpu.state.setGpr32(RAX, Number(value & 0xffff_ffffn));
+  cpu.state.setGpr32(RDX, Number((value >> 32n) & 0xffff_ffffn));
+}
+
+function edxEax({ cpu }: Operation): bigint {
+  return BigInt(cpu.state.gpr32(RAX)) | (BigInt(cpu.state.gpr32(RDX)) << 32n);
+}
+
+/** SGDT and its kin are refused to user code with UMIP. */
+function umip(o: Operation): void {
+  if (o.cpu.state.cr4 & CR4.UMIP && o.cpu.state.cpl > 0) throw new GuestFault(VECTOR.GP);
+}
+
+function storeTable(o: Operation, baseField: number, limitField: number): void {
+  umip(o);
+  const { state } = o.cpu;
+  const bytes = o.system.segments.is64 ? 10 : 6;
+  const image = new Uint8Array(10);
+  const view = new DataView(image.buffer);
+  view.setUint16(0, state.i32(limitField), true);
+  view.setBigUint64(2, state.u64(baseField), true);
+  o.system.linear.write(address(o, bytes, ACCESS.write), image.subarray(0, bytes));
+}
+
+function loadTable(o: Operation, baseField: number, limitField: number): void {
+  privileged(o);
+  const { state } = o.cpu;
+  const long = o.system.segments.is64;
+  const at = address(o, long ? 10 : 6);
+  const limit = o.system.linear.get(at, 2);
+  const base = o.system.linear.get(at + 2n, long ? 8 : 4);
+  if (long && !isCanonical(base)) throw new GuestFault(VECTOR.GP);
+  state.setU64(baseField, base);
+  state.setI32(limitField, Number(limit));
+}
+
+function random(o: Operation): void {
+  const bytes = new Uint8Array(8);
+  randomFillSync(bytes);
+  writeRegister(o, 0, new DataView(bytes.buffer).getBigUint64(0));
+  o.cpu.exports.setFlags(BigInt(FLAG.CF));
+}
+
+function segmentBase(o: Operation, segment: number, write: boolean): void {
+  if ((o.cpu.state.cr4 & CR4.FSGSBASE) === 0) throw new GuestFault(VECTOR.UD);
+  if (!write) {
+    writeRegister(o, 0, o.system.segments.base(segment));
+    return;
+  }
+  const value = readRegister(o, 0);
+  if (!isCanonical(value)) throw new GuestFault(VECTOR.GP);
+  o.system.segments.setBase(segment, value);
+}
+
+/** DR4 and DR5 are DR6 and DR7 unless CR4.DE forbids them. */
+function debugRegister(o: Operation, position: 0 | 1): number {
+  privileged(o);
+  const number = registerNumber(o, position);
+  if (number > 7) throw new GuestFault(VECTOR.UD);
+  if (number !== 4 && number !== 5) return number;
+  if (o.cpu.state.cr4 & CR4.DE) throw new GuestFault(VECTOR.UD);
+  return number + 2;
+}
+
+const DR6_FIXED = 0xffff_0ff0n;
+const DR7_FIXED = 0x400n;
+
+export const CONTROL_OPERATIONS: Operations = {
+  UNDEFINED(o) {
+    // The predecoder leaves -2 for an instruction of more than 15 bytes.
+    throw new GuestFault(registerNumber(o, 0) === -2 ? VECTOR.GP : VECTOR.UD);
+  },
+  HLT(o) {
+    privileged(o);
+    o.cpu.state.rip = o.system.nextRip(o.pc);
+    throw new Leave('halt');
+  },
+  CPUID: (o) => o.system.registers.executeCpuid(),
+  RDTSC(o) {
+    if (o.cpu.state.cr4 & CR4.TSD && o.cpu.state.cpl > 0) throw new GuestFault(VECTOR.GP);
+    setEdxEax(o, o.system.registers.peripherals.tsc());
+  },
+  RDTSCP(o) {
+    if (o.cpu.state.cr4 & CR4.TSD && o.cpu.state.cpl > 0) throw new GuestFault(VECTOR.GP);
+    setEdxEax(o, o.system.registers.peripherals.tsc());
+    o.cpu.state.setGpr32(RCX, o.cpu.state.i32(S.TSC_AUX));
+  },
+  RDPID: (o) => writeRegister(o, 0, o.cpu.state.u64(S.TSC_AUX), 8),
+  RDPMC() {
+    // No performance counters.
+    throw new GuestFault(VECTOR.GP);
+  },
+  RDMSR(o) {
+    privileged(o);
+    setEdxEax(o, o.system.registers.readMsr(o.cpu.state.gpr32(RCX)));
+  },
+  WRMSR(o) {
+    privileged(o);
+    o.system.registers.writeMsr(o.cpu.state.gpr32(RCX), edxEax(o));
+  },
+  MOV_FROM_CR(o) {
+    privileged(o);
+    const value = o.system.registers.readCr(registerNumber(o, 1));
+    writeRegister(o, 0, value, o.system.segments.is64 ? 8 : 4);
+  },
+  MOV_TO_CR(o) {
+    privileged(o);
+    const value = readRegister(o, 0, o.system.segments.is64 ? 8 : 4);
+    o.system.registers.writeCr(registerNumber(o, 1), value);
+  },
+  MOV_FROM_DR(o) {
+    const number = debugRegister(o, 1);
+    writeRegister(o, 0, o.cpu.state.u64(S.DR + number * 8), o.system.segments.is64 ? 8 : 4);
+  },
+  MOV_TO_DR(o) {
+    const number = debugRegister(o, 1);
+    const value = readRegister(o, 0, o.system.segments.is64 ? 8 : 4);
+    if (number >= 6 && value >> 32n) throw new GuestFault(VECTOR.GP);
+    const fixed =
+      number === 6
+        ? (value & 0xe00fn) | DR6_FIXED
+        : number === 7
+          ? (value & 0xffff_2bffn) | DR7_FIXED
+          : value;
+    o.cpu.state.setU64(S.DR + number * 8, fixed);
+  },
+  CLTS(o) {
+    privileged(o);
+    o.cpu.state.setU64(S.CR0, o.cpu.state.u64(S.CR0) & ~CR0_TS);
+  },
+  LMSW(o) {
+    privileged(o);
+    const old = o.cpu.state.u64(S.CR0);
+    // LMSW can set PE but not clear it.
+    const value = (readOperand(o, 0, 2) & 0xfn) | (old & 1n);
+    o.system.registers.writeCr(0, (old & ~0xfn) | value);
+  },
+  SMSW(o) {
+    umip(o);
+    if (o.memory) writeOperand(o, o.cpu.state.u64(S.CR0), 2);
+    else writeRegister(o, 0, o.cpu.state.u64(S.CR0));
+  },
+  SGDT: (o) => storeTable(o, S.GDT_BASE, S.GDT_LIMIT),
+  SIDT: (o) => storeTable(o, S.IDT_BASE, S.IDT_LIMIT),
+  LGDT: (o) => loadTable(o, S.GDT_BASE, S.GDT_LIMIT),
+  LIDT: (o) => loadTable(o, S.IDT_BASE, S.IDT_LIMIT),
+  INVLPG(o) {
+    privileged(o);
+    o.cpu.mmu.invalidatePage(Number(address(o, 1) & 0xffff_ffffn) | 0);
+  },
+  INVPCID(o) {
+    privileged(o);
+    if (readRegister(o, 0, 8) > 3n) throw new GuestFault(VECTOR.GP);
+    address(o, 16);
+    o.cpu.mmu.flush();
+  },
+  INVD: (o) => privileged(o),
+  WBINVD: (o) => privileged(o),
+  XGETBV(o) {
+    if ((o.cpu.state.cr4 & CR4.OSXSAVE) === 0) throw new GuestFault(VECTOR.UD);
+    if (o.cpu.state.gpr32(RCX) !== 0) throw new GuestFault(VECTOR.GP);
+    setEdxEax(o, o.cpu.state.u64(S.XCR0));
+  },
+  XSETBV(o) {
+    if ((o.cpu.state.cr4 & CR4.OSXSAVE) === 0) throw new GuestFault(VECTOR.UD);
+    privileged(o);
+    const value = edxEax(o);
+    // x87 is always there; beyond SSE nothing is.
+    if (o.cpu.state.gpr32(RCX) !== 0 || (value & 1n) === 0n || value & ~3n) throw new GuestFault(VECTOR.GP);
+    o.cpu.state.setU64(S.XCR0, value);
+  },
+  RDFSBASE: (o) => segmentBase(o, 4, false),
+  RDGSBASE: (o) => segmentBase(o, 5, false),
+  WRFSBASE: (o) => segmentBase(o, 4, true),
+  WRGSBASE: (o) => segmentBase(o, 5, true),
+  RDRAND: random,
+  RDSEED: random,
+  STAC(o) {
+    privileged(o);
+    o.cpu.state.eflags |= FLAG.AC;
+    o.cpu.mmu.selectTlb();
+  },
+  CLAC(o) {
+    privileged(o);
+    o.cpu.state.eflags &= ~FLAG.AC;
+    o.cpu.mmu.selectTlb();
+  },
+};

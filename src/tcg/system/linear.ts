@@ -1,0 +1,82 @@
+/** Accesses to linear addresses for operations written in TypeScript. */
+import type { Cpu } from '../cpu.ts';
+import { ACCESS } from '../emit/meaning.ts';
+import { PAGE, S } from '../layout.ts';
+import { WALK } from '../mmu/walk.ts';
+import { DeviceExit, GuestFault, VECTOR } from './fault.ts';
+
+const MASK64 = (1n << 64n) - 1n;
+
+/** Reads and writes guest memory by linear address; throws GuestFault, or DeviceExit. */
+export class LinearMemory {
+  readonly #cpu: Cpu;
+  readonly #buffer = new Uint8Array(16);
+  readonly #view = new DataView(this.#buffer.buffer);
+
+  constructor(cpu: Cpu) {
+    this.#cpu = cpu;
+  }
+
+  /** Reads bytes. `system`: with supervisor privilege whatever CPL is (descriptor tables, TSS). */
+  read(linear: bigint, into: Uint8Array, system = false): void {
+    const { map, state, log } = this.#cpu;
+    for (let done = 0; done < into.length; ) {
+      const gpa = this.#walk(linear + BigInt(done), ACCESS.read, system);
+      const length = Math.min(into.length - done, PAGE - (gpa & (PAGE - 1)));
+      const host = map.host(gpa);
+      const piece = into.subarray(done, done + length);
+      if (host >= 0) piece.set(state.bytes.subarray(host, host + length));
+      else if (!log.read(gpa, piece)) throw new DeviceExit();
+      done += length;
+    }
+  }
+
+  /** Writes bytes; nothing is written when any of them may not be. */
+  write(linear: bigint, from: Uint8Array, system = false): void {
+    const { mmu, map, state, log } = this.#cpu;
+    const pieces: { gpa: number; start: number; length: number }[] = [];
+    for (let done = 0; done < from.length; ) {
+      const gpa = this.#walk(linear + BigInt(done), ACCESS.write, system);
+      const length = Math.min(from.length - done, PAGE - (gpa & (PAGE - 1)));
+      pieces.push({ gpa, start: done, length });
+      done += length;
+    }
+    for (const { gpa, start, length } of pieces) {
+      const host = map.host(gpa);
+      const piece = from.subarray(start, start + length);
+      if (host >= 0) {
+        state.bytes.set(piece, host);
+        mmu.touched(host, length);
+      } else if (!log.write(gpa, piece)) throw new DeviceExit();
+    }
+  }
+
+  /** Checks that a range may be accessed. */
+  probe(linear: bigint, length: number, access: number, system = false): void {
+    for (let at = linear; at < linear + BigInt(length); at = (at & ~0xfffn) + 0x1000n)
+      this.#walk(at, access, system);
+  }
+
+  #walk(linear: bigint, access: number, system: boolean): number {
+    const { mmu, state } = this.#cpu;
+    const low = Number(linear & 0xffff_ffffn) | 0;
+    const high = Number((linear & MASK64) >> 32n) | 0;
+    const result = mmu.walker.walk(low, high, access, !system && state.cpl === 3);
+    if (result === WALK.ok) return mmu.walker.physical;
+    if (result === WALK.notCanonical) throw new GuestFault(VECTOR.GP);
+    state.setU64(S.CR2, linear);
+    throw new GuestFault(VECTOR.PF, mmu.walker.error);
+  }
+
+  /** An unsigned little-endian number of 1, 2, 4 or 8 bytes. */
+  get(linear: bigint, bytes: number, system = false): bigint {
+    this.#view.setBigUint64(0, 0n);
+    this.read(linear, this.#buffer.subarray(0, bytes), system);
+    return this.#view.getBigUint64(0, true);
+  }
+
+  set(linear: bigint, value: bigint, bytes: number, system = false): void {
+    this.#view.setBigUint64(0, value & MASK64, true);
+    this.write(linear, this.#buffer.subarray(0, bytes), system);
+  }
+}

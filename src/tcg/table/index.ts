@@ -1,0 +1,18 @@
+/** The whole instruction table. */
+import { arithmetic } from './arithmetic.ts';
+import { bits } from './bits.ts';
+import { control } from './control.ts';
+import type { Instruction } from './instruction.ts';
+import { moves } from './moves.ts';
+import { strings } from './strings.ts';
+import { system } from './system.ts';
+
+/** All instructions, in the order in which encodings are tried. */
+export const INSTRUCTIONS: readonly Instruction[] = [
+  moves,
+  arithmetic,
+  control,
+  bits,
+  strings,
+  system,
+].flatMap((table) => table.instructions);
