@@ -6,6 +6,15 @@
  */
 import { TsvError } from '../errors.ts';
 
+/**
+ * A shared `WebAssembly.Memory`. The type is written out because a program that uses this package need not have the
+ * DOM's types, which declare the global one.
+ */
+export interface HostMemory {
+  /** The bytes. */
+  readonly buffer: SharedArrayBuffer;
+}
+
 /** A guest-physical range backed by a slice of one memory. */
 export interface RamRegion {
   /** First guest-physical address. */
@@ -20,7 +29,7 @@ export interface RamRegion {
 
 /** What a worker needs to see the same RAM; structured-cloneable. */
 export interface SharedGuestMemory {
-  readonly memories: readonly WebAssembly.Memory[];
+  readonly memories: readonly HostMemory[];
   readonly regions: readonly RamRegion[];
 }
 
@@ -36,7 +45,8 @@ export class GuestMemory {
   readonly regions: readonly RamRegion[];
   /** Bytes of RAM in all regions. */
   readonly size: number;
-  readonly memories: readonly WebAssembly.Memory[];
+  /** The memories that RAM lies in. */
+  readonly memories: readonly HostMemory[];
   readonly #views: readonly View[];
   #last: View;
 
