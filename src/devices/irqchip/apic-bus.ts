@@ -4,7 +4,8 @@
  * It holds no state of its own, so every thread has one: the I/O APIC's and every vCPU's.
  *
  * As in KVM, a message from outside (I/O APIC, MSI) to destination 0xff is for all local APICs also in x2APIC mode, and
- * among those of equal priority the vector decides who gets a lowest-priority interrupt.
+ * among those of equal priority the vector decides who gets a lowest-priority interrupt. KVM hashes the vector without
+ * regard to priority, and over absent processors of a logical destination too, which then lose the interrupt.
  */
 import { type ApicMailbox, MODE_BITS } from './apic-mailbox.ts';
 import { APIC_BROADCAST, DELIVERY, SHORTHAND, X2APIC_BROADCAST } from './apic-registers.ts';
@@ -20,8 +21,9 @@ export interface InterruptMessage {
   triggerMode: 'edge' | 'level';
 }
 
-/** Flat model in the destination format register's top four bits; the cluster model is 0. */
+/** Models in the destination format register's top four bits; others are reserved, and match nothing. */
 const DFR_FLAT = 0xf;
+const DFR_CLUSTER = 0x0;
 
 /** Delivers messages to local APICs. */
 export class ApicBus {
@@ -100,8 +102,11 @@ function matches(mailbox: ApicMailbox, destination: number, isLogical: boolean):
   const { ldr } = mailbox;
   if (isX2apic) return ldr >>> 16 === destination >>> 16 && (ldr & destination & 0xffff) !== 0;
   const logicalId = ldr >>> 24;
-  if (mailbox.dfr >>> 28 === DFR_FLAT) return (logicalId & destination) !== 0;
-  return logicalId >> 4 === destination >>> 4 && (logicalId & destination & 0xf) !== 0;
+  const model = mailbox.dfr >>> 28;
+  if (model === DFR_FLAT) return (logicalId & destination) !== 0;
+  return (
+    model === DFR_CLUSTER && logicalId >> 4 === destination >>> 4 && (logicalId & destination & 0xf) !== 0
+  );
 }
 
 function lowestPriority(mailboxes: readonly ApicMailbox[], vector: number): ApicMailbox | undefined {
