@@ -1,0 +1,117 @@
+/** The x87 part of a vCPU's state as the instructions see it. */
+import { S } from '../layout.ts';
+import { ALL_EXCEPTIONS, BUSY, ES, EXPONENT_MASK, type Float80 } from './float80.ts';
+
+/** Registers behind the x87 instructions; 80-bit registers are numbered physically, not from TOP. */
+export interface X87State {
+  fcw: number;
+  /** With TOP in bits 11 to 13. */
+  fsw: number;
+  /** Abridged tags: bit i set is physical register i in use. */
+  ftw: number;
+  /** Lower eleven bits of the last instruction's opcode. */
+  fop: number;
+  fip: bigint;
+  fdp: bigint;
+  readRegister(physical: number, out: Float80): void;
+  writeRegister(physical: number, value: Float80): void;
+}
+
+/** The state in a vCPU's area of the engine's memory (layout.ts). */
+export class AreaX87State implements X87State {
+  readonly #view: DataView;
+  readonly #base: number;
+
+  /** @param base offset of the vCPU's area in the view */
+  constructor(view: DataView, base: number) {
+    this.#view = view;
+    this.#base = base;
+  }
+
+  get fcw(): number {
+    return this.#view.getInt32(this.#base + S.FCW, true);
+  }
+  set fcw(value: number) {
+    this.#view.setInt32(this.#base + S.FCW, value, true);
+  }
+  get fsw(): number {
+    return this.#view.getInt32(this.#base + S.FSW, true);
+  }
+  set fsw(value: number) {
+    this.#view.setInt32(this.#base + S.FSW, value, true);
+  }
+  get ftw(): number {
+    return this.#view.getInt32(this.#base + S.FTW, true);
+  }
+  set ftw(value: number) {
+    this.#view.setInt32(this.#base + S.FTW, value, true);
+  }
+  get fop(): number {
+    return this.#view.getInt32(this.#base + S.FOP, true);
+  }
+  set fop(value: number) {
+    this.#view.setInt32(this.#base + S.FOP, value, true);
+  }
+  get fip(): bigint {
+    return this.#view.getBigUint64(this.#base + S.FIP, true);
+  }
+  set fip(value: bigint) {
+    this.#view.setBigUint64(this.#base + S.FIP, value, true);
+  }
+  get fdp(): bigint {
+    return this.#view.getBigUint64(this.#base + S.FDP, true);
+  }
+  set fdp(value: bigint) {
+    this.#view.setBigUint64(this.#base + S.FDP, value, true);
+  }
+  readRegister(physical: number, out: Float80): void {
+    out.read(this.#view, this.#base + S.FPR + physical * 16);
+  }
+  writeRegister(physical: number, value: Float80): void {
+    value.write(this.#view, this.#base + S.FPR + physical * 16);
+  }
+}
+
+/** Control word after FINIT: all masked, 64 bits, nearest (SDM vol. 1, 8.1.5). */
+export const FCW_INIT = 0x37f;
+/** Bit 6 of the control word always reads as one, reserved ones as zero. */
+const FCW_RESERVED_ONE = 0x40;
+const FCW_WRITABLE = 0x1f3f;
+
+/** A control word as the processor keeps it. */
+export function controlWord(value: number): number {
+  return (value & FCW_WRITABLE) | FCW_RESERVED_ONE;
+}
+
+/** A status word with ES and B as the exceptions and their masks determine them (SDM vol. 1, 8.1.3.3). */
+export function summarized(fsw: number, fcw: number): number {
+  const pending = (fsw & ~fcw & ALL_EXCEPTIONS) !== 0;
+  return (fsw & ~(ES | BUSY)) | (pending ? ES | BUSY : 0);
+}
+
+/** Full tag values (SDM vol. 1, 8.1.7). */
+const TAG = { VALID: 0, ZERO: 1, SPECIAL: 2, EMPTY: 3 } as const;
+
+/** Full tag word from abridged tags and register contents. */
+export function fullTags(state: X87State, scratch: Float80): number {
+  let tags = 0;
+  for (let i = 0; i < 8; i++) {
+    let tag: number = TAG.EMPTY;
+    if ((state.ftw & (1 << i)) !== 0) {
+      state.readRegister(i, scratch);
+      const exponent = scratch.se & EXPONENT_MASK;
+      if (exponent === 0 && (scratch.hi | scratch.lo) === 0) tag = TAG.ZERO;
+      else if (exponent === 0 || exponent === EXPONENT_MASK || scratch.hi >= 0) tag = TAG.SPECIAL;
+      else tag = TAG.VALID;
+    }
+    tags |= tag << (2 * i);
+  }
+  return tags;
+}
+
+/** Abridged tags from a full tag word: only empty matters. */
+export function abridgedTags(full: number): number {
+  let ftw = 0;
+  for (let i = 0; i < 8; i++) if (((full >> (2 * i)) & 3) !== TAG.EMPTY) ftw |= 1 << i;
+  return ftw;
+}
