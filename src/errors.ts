@@ -63,6 +63,7 @@ export interface TsvErrorOptions {
 
 /** Every failure tsvisor reports is one of these. */
 export class TsvError extends Error {
+  /** Always "TsvError". */
   override readonly name = 'TsvError';
   /** Stable code; match on this. */
   readonly code: TsvErrorCode;

@@ -12,8 +12,11 @@ export type AccessSize = 1 | 2 | 4;
 
 /** An interrupt line. Level semantics; `pulse` is raise and lower, what an edge-triggered line wants. */
 export interface IrqLine {
+  /** Asserts the line until {@link lower}. */
   raise(): void;
+  /** Takes the assertion back. */
   lower(): void;
+  /** Asserts the line and takes it back at once: an edge. */
   pulse(): void;
 }
 
@@ -22,7 +25,9 @@ export interface IrqLine {
  * guest's next read without any hand-over.
  */
 export interface Latch {
+  /** The word, unsigned. */
   load(): number;
+  /** @param value unsigned, below 2^32 */
   store(value: number): void;
   /** Sets bits atomically (the device's side of a write-one-to-clear status register). Returns the old value. */
   or(bits: number): number;
@@ -44,7 +49,9 @@ export interface RegisterMode {
   offset: number;
   /** Length of the range in bytes; for `latched` and `w1c` 1, 2 or 4. */
   size: number;
+  /** How reads travel; `sync` when absent. */
   read?: 'sync' | 'latched';
+  /** How writes travel; `sync` when absent. */
   write?: 'sync' | 'posted' | 'w1c';
   /** For `w1c`: the offset of the latched register whose bits are cleared; the same offset when absent. */
   target?: number;
@@ -94,6 +101,7 @@ export interface Device {
   reset?(): void;
   /** Everything that {@link restore} needs to continue on another machine object. */
   save(): DeviceState;
+  /** Continues from what {@link save} of such a device gave. @throws TSV_E_STATE when it cannot be true */
   restore(state: DeviceState): void;
   /** Releases host resources. */
   close?(): void | Promise<void>;

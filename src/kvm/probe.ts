@@ -51,6 +51,7 @@ export interface KvmProbe {
   readonly software: boolean;
   /** Speed of a guest loop in million instructions a second. */
   readonly kernelMips: number;
+  /** The same in user mode. */
   readonly userMips: number;
   /** CPU features whose instructions this KVM cannot run in kernel mode. */
   readonly lacking: readonly string[];

@@ -12,6 +12,7 @@ export const MAX_CPUS = 255;
 
 /** A Linux, PVH or multiboot kernel. Files are paths or their bytes. */
 export interface KernelBoot {
+  /** bzImage, vmlinux, PVH or multiboot kernel. */
   kernel: string | Uint8Array;
   /** Initial RAM disk. */
   initrd?: string | Uint8Array;
@@ -76,6 +77,7 @@ export interface VmConfig {
   irqchip?: IrqchipMode;
   /** `pc` (default): the legacy devices, ACPI and PCI host of a PC. `none`: an empty bus. */
   board?: 'pc' | 'none';
+  /** What it starts with. */
   boot: BootConfig;
   /** Guest time runs this many times slower than the host's, 1 to 1000. Default 1. */
   timeScale?: number;

@@ -11,6 +11,7 @@ import { apicIds } from './cpu.ts';
 
 /** A chosen engine. */
 export interface EngineChoice {
+  /** The engine that was chosen. */
   engine: EngineName;
   /** One sentence for the user. */
   why: string;

@@ -22,8 +22,11 @@ export type ExitReason =
 
 /** The registers of one vCPU when the run ended. */
 export interface RegisterDump {
+  /** Index of the vCPU. */
   vcpu: number;
+  /** General registers. */
   regs: Regs;
+  /** Segment and control registers. */
   sregs: Sregs;
   /** Bytes at RIP, as far as they can be read. */
   code: Uint8Array;
@@ -33,6 +36,7 @@ export interface RegisterDump {
 
 /** How a run ended. */
 export interface VmExit {
+  /** Why it ended. */
   reason: ExitReason;
   /**
    * Exit status for a process: 0 for poweroff, reset, halt and stopped; the exit device's value ((v << 1) | 1, always
@@ -42,6 +46,7 @@ export interface VmExit {
   status: number;
   /** Which device or mechanism ended it. */
   by: string;
+  /** What went wrong, when something did. */
   error?: TsvError;
   /** Registers of every vCPU, when the run ended badly. */
   registers?: RegisterDump[];

@@ -54,14 +54,19 @@ process.on('exit', () => {
 
 /** A virtual machine. */
 export class Vm implements AsyncDisposable {
+  /** Shown in logs. */
   readonly name: string;
+  /** What it was created with, defaults filled in. */
   readonly config: ResolvedConfig;
   /** Which engine runs it, and why. */
   readonly accel: EngineChoice;
+  /** Guest RAM. It may be read and written at any time; the guest does so too while it runs. */
   readonly memory: GuestMemory;
+  /** The serial console. */
   readonly console: VmConsole;
   /** Resolves when the run has ended and everything is released. Never rejects. */
   readonly exited: Promise<VmExit>;
+  /** Where the machine and its devices log to. */
   readonly log: Logger;
   readonly #engine: EngineVm;
   readonly #bus: Bus;
@@ -131,6 +136,7 @@ export class Vm implements AsyncDisposable {
     return vm;
   }
 
+  /** Where it is in its life. */
   get state(): VmStateName {
     return this.#state;
   }
@@ -299,6 +305,7 @@ export class Vm implements AsyncDisposable {
     await this.exited;
   }
 
+  /** {@link close}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }

@@ -47,6 +47,7 @@ export class DirtyBitmap {
     return new Uint8Array(this.words.buffer, this.words.byteOffset, this.words.byteLength);
   }
 
+  /** True when the page is marked; false for pages outside. */
   has(page: number): boolean {
     return page >= 0 && page < this.pages && ((this.words[page >>> 5] >>> (page & 31)) & 1) === 1;
   }
@@ -70,6 +71,7 @@ export class DirtyBitmap {
     this.#eachWord(page, count, (word, mask) => Atomics.and(this.words, word, ~mask));
   }
 
+  /** Unmarks all pages. */
   clear(): void {
     this.words.fill(0);
   }

@@ -113,34 +113,42 @@ export class GuestMemory {
     this.#each(gpa, length, (piece) => piece.fill(value));
   }
 
+  /** 1 byte at a guest-physical address, unsigned. @throws TSV_E_GUEST_ADDRESS */
   readU8(gpa: number): number {
     const view = this.#view(gpa, 1);
     return view.bytes[gpa - view.gpa];
   }
+  /** 2 bytes, little-endian at a guest-physical address, unsigned. @throws TSV_E_GUEST_ADDRESS */
   readU16(gpa: number): number {
     const view = this.#view(gpa, 2);
     return view.data.getUint16(gpa - view.gpa, true);
   }
+  /** 4 bytes, little-endian at a guest-physical address, unsigned. @throws TSV_E_GUEST_ADDRESS */
   readU32(gpa: number): number {
     const view = this.#view(gpa, 4);
     return view.data.getUint32(gpa - view.gpa, true);
   }
+  /** 8 bytes, little-endian at a guest-physical address, unsigned. @throws TSV_E_GUEST_ADDRESS */
   readU64(gpa: number): bigint {
     const view = this.#view(gpa, 8);
     return view.data.getBigUint64(gpa - view.gpa, true);
   }
+  /** @param value of which the low 8 bits are written. @throws TSV_E_GUEST_ADDRESS */
   writeU8(gpa: number, value: number): void {
     const view = this.#view(gpa, 1);
     view.bytes[gpa - view.gpa] = value;
   }
+  /** @param value of which the low 16 bits are written, little-endian. @throws TSV_E_GUEST_ADDRESS */
   writeU16(gpa: number, value: number): void {
     const view = this.#view(gpa, 2);
     view.data.setUint16(gpa - view.gpa, value, true);
   }
+  /** @param value of which the low 32 bits are written, little-endian. @throws TSV_E_GUEST_ADDRESS */
   writeU32(gpa: number, value: number): void {
     const view = this.#view(gpa, 4);
     view.data.setUint32(gpa - view.gpa, value, true);
   }
+  /** @param value of which the low 64 bits are written, little-endian. @throws TSV_E_GUEST_ADDRESS */
   writeU64(gpa: number, value: bigint): void {
     const view = this.#view(gpa, 8);
     view.data.setBigUint64(gpa - view.gpa, value, true);

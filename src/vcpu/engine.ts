@@ -32,12 +32,15 @@ export interface EngineVmConfig {
 
 /** One half of an MSI: the address and data a device writes (SDM vol. 3, 11.11). */
 export interface MsiMessage {
+  /** Guest-physical address, from 0xFEE00000 on. */
   address: number;
+  /** 32 bits: vector, delivery mode, trigger mode. */
   data: number;
 }
 
 /** A machine as an engine sees it, on the thread that owns the devices. */
 export interface EngineVm extends AsyncDisposable {
+  /** Which engine this is. */
   readonly engine: EngineName;
   /**
    * Finds out what the host cannot do and takes precautions. Called once, before a vCPU runs; it may take some
@@ -71,9 +74,11 @@ export interface EngineVm extends AsyncDisposable {
   kick(tid: number, run: Uint8Array): void;
   /** Lets the engine's paravirtual clock stand still while the machine is paused, and go on from there. */
   stopClock(): void;
+  /** Takes back {@link stopClock}. */
   startClock(): void;
   /** Machine-wide engine state: interrupt controllers, timers, clock. All vCPUs must be paused. */
   save(): Record<string, unknown>;
+  /** Continues from what {@link save} gave. @throws TSV_E_IOCTL */
   restore(state: Record<string, unknown>): void;
 }
 
