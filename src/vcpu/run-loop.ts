@@ -22,8 +22,8 @@ export interface RunLoopHooks {
    * @throws TSV_E_GUEST_INSTRUCTION naming the instruction
    */
   assist(): boolean;
-  /** A debug exit at `pc`. @returns true when it was the engine's own and the guest goes on */
-  debug(pc: bigint): boolean;
+  /** A debug exit at `pc`. @returns true when it has been dealt with and the guest goes on */
+  debug(pc: bigint, dr6: bigint): boolean;
   /** The guest writes an MSR that is filtered. @returns true when the write has been carried out */
   writeMsr(index: number, value: bigint): boolean;
   /** A level-triggered interrupt was acknowledged, with the split irqchip. */
@@ -188,12 +188,13 @@ export class RunLoop {
 
   #debug(): RunOutcome | undefined {
     const pc = this.#run.getBigUint64(abi.KVM_RUN_DEBUG_PC, true);
-    if (this.#hooks.debug(pc)) return undefined;
+    const dr6 = this.#run.getBigUint64(abi.KVM_RUN_DEBUG_DR6, true);
+    if (this.#hooks.debug(pc, dr6)) return undefined;
     return {
       kind: 'debug',
       exception: this.#run.getUint32(abi.KVM_RUN_DEBUG_EXCEPTION, true),
       pc,
-      dr6: this.#run.getBigUint64(abi.KVM_RUN_DEBUG_DR6, true),
+      dr6,
       dr7: this.#run.getBigUint64(abi.KVM_RUN_DEBUG_DR7, true),
     };
   }

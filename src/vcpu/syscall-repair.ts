@@ -18,6 +18,7 @@ import type { Regs, Sregs } from './state.ts';
 /** The MSR whose writes must be reported. */
 export const REPAIR_MSR = MSR.IA32_LSTAR;
 
+const VECTOR_DB = 1;
 const PAGE_FAULT = 14n;
 const GATE_SIZE = 16n;
 /**
@@ -49,22 +50,41 @@ export class SyscallRepair {
     this.#memory = memory;
   }
 
-  /** The guest writes LSTAR: carries the write out and waits at its page-fault handler. */
-  setLstar(value: bigint): void {
-    this.#vcpu.set('msrs', [{ index: REPAIR_MSR, data: value }]);
+  /**
+   * The guest writes LSTAR: carries the write out and waits at its page-fault handler.
+   * @returns false when the value is no address, and the guest is to get #GP
+   */
+  setLstar(value: bigint): boolean {
+    try {
+      this.#vcpu.set('msrs', [{ index: REPAIR_MSR, data: value }]);
+    } catch {
+      return false;
+    }
     this.#lstar = value;
+    this.#stepping = false;
     this.#handler = this.#pageFaultHandler();
-    this.#wait();
+    if (this.#handler === 0n) this.#debug(0, NO_BREAKPOINT);
+    else this.#wait();
+    return true;
   }
 
-  /** A debug exit. @returns false when it is not one of the repair's */
-  onDebug(pc: bigint): boolean {
+  /**
+   * A debug exit.
+   * @param dr6 what DR6 would hold
+   * @returns false when the repair has nothing to do with it
+   */
+  onDebug(pc: bigint, dr6: bigint): boolean {
     if (this.#stepping) {
       this.#stepping = false;
       this.#wait();
       return true;
     }
-    if (this.#handler === 0n || pc !== this.#handler) return false;
+    if (this.#handler === 0n) return false;
+    if (pc !== this.#handler) {
+      // While the host debugs, the guest's own debug exceptions come here as well.
+      this.#deliver(dr6);
+      return true;
+    }
     const regs = this.#vcpu.get('regs');
     const sregs = this.#vcpu.get('sregs');
     if (!this.#isSyscall(regs, sregs)) {
@@ -105,8 +125,13 @@ export class SyscallRepair {
     });
   }
 
+  #deliver(dr6: bigint): void {
+    this.#vcpu.set('debugregs', { ...this.#vcpu.get('debugregs'), dr6 });
+    const exception = { injected: 1, nr: VECTOR_DB, has_error_code: 0, pending: 0, error_code: 0 };
+    this.#vcpu.set('events', { ...this.#vcpu.get('events'), exception });
+  }
+
   #wait(): void {
-    if (this.#handler === 0n) return;
     this.#debug(abi.KVM_GUESTDBG_ENABLE | abi.KVM_GUESTDBG_USE_HW_BP, DR7_EXECUTE_0);
   }
 

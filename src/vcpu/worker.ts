@@ -62,21 +62,20 @@ async function main(): Promise<void> {
   }
   const vcpu = await openVcpu(init.port);
   const memory = new GuestMemory(init.memory);
+  const wakeups = nativeProblem() === undefined ? loadNative() : undefined;
   const bus = new BusClient(
     new BusTable(init.busTable),
-    new Channel(init.channel),
-    new Doorbell(init.doorbell),
+    new Channel(init.channel, wakeups),
+    new Doorbell(init.doorbell, wakeups),
   );
   const tracer = new Tracer(init.port.index, init.trace, (lines) => report({ type: 'trace', lines }));
   if (tracer.has('io') || tracer.has('mmio')) bus.trace = tracer.access;
   const repair = new SyscallRepair(vcpu, memory);
   const loop = new RunLoop(vcpu, bus, control, init.irqchip, {
     assist: createAssist(vcpu, memory, new Int32Array(init.assistLock), tracer),
-    debug: (pc) => repair.onDebug(pc),
+    debug: (pc, dr6) => repair.onDebug(pc, dr6),
     writeMsr(index, value) {
-      if (index !== REPAIR_MSR) return false;
-      repair.setLstar(value);
-      return true;
+      return index === REPAIR_MSR && repair.setLstar(value);
     },
     eoi: (vector) => report({ type: 'eoi', vector }),
     trace: tracer.has('exits') ? (reason) => tracer.add(`exit ${exitReasonName(reason)}`) : undefined,

@@ -1,6 +1,7 @@
 /** SYSCALL where a KVM leaves it unfinished: the repair on a vCPU of plain objects, and system calls on the real one. */
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { TsvError } from '../../src/errors.ts';
 import * as abi from '../../src/kvm/abi/index.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { writeIdt } from '../../src/memory/interrupt-tables.ts';
@@ -9,7 +10,7 @@ import { FLAT_CODE_64, FLAT_DATA, SYSTEM_TYPE, segment } from '../../src/memory/
 import type { EngineVcpu, GuestDebug } from '../../src/vcpu/engine.ts';
 import { longModeEntry } from '../../src/vcpu/entry.ts';
 import { MSR } from '../../src/vcpu/msrs.ts';
-import type { Regs, Sregs, VcpuState } from '../../src/vcpu/state.ts';
+import type { DebugRegs, Regs, Sregs, VcpuState } from '../../src/vcpu/state.ts';
 import { SyscallRepair } from '../../src/vcpu/syscall-repair.ts';
 import { CODE, prepare } from '../fuzz/guest-image.ts';
 import { HostileMachine } from '../fuzz/hostile-machine.ts';
@@ -17,6 +18,8 @@ import { Random } from '../fuzz/support.ts';
 import { assemble } from '../support/assemble.ts';
 
 const RAM = 1 << 20;
+/** DR6 after a breakpoint in DR0. */
+const DR6 = 0xffff_0ff1n;
 const IDT = 0x8000;
 const HANDLER = 0xffff_ffff_8100_0abcn;
 const LSTAR = 0xffff_ffff_8200_0000n;
@@ -36,7 +39,8 @@ const memory = new GuestMemory({
 class FakeVcpu {
   regs: Regs;
   sregs: Sregs;
-  readonly sets: string[] = [];
+  debugregs: DebugRegs = { db: [0n, 0n, 0n, 0n], dr6: 0n, dr7: 0x400n, flags: 0n };
+  events = { exception: { injected: 0, nr: 0 } };
   readonly debugs: GuestDebug[] = [];
   readonly msrs = new Map<number, bigint>([[MSR.IA32_STAR, STAR]]);
 
@@ -64,14 +68,19 @@ class FakeVcpu {
     for (const [i, word] of words.entries()) memory.writeU64(Number(STACK) + 8 * i, word);
   }
 
-  get(key: keyof VcpuState): unknown {
-    return structuredClone(key === 'regs' ? this.regs : this.sregs);
+  get(key: 'regs' | 'sregs' | 'debugregs' | 'events'): unknown {
+    return structuredClone(this[key]);
   }
-  set(key: keyof VcpuState, value: never): void {
-    this.sets.push(key);
-    if (key === 'regs') this.regs = value;
-    else if (key === 'sregs') this.sregs = value;
-    else for (const { index, data } of value as VcpuState['msrs']) this.msrs.set(index, data);
+  set(key: 'regs' | 'sregs' | 'debugregs' | 'events' | 'msrs', value: never): void {
+    if (key !== 'msrs') {
+      this[key] = value;
+      return;
+    }
+    for (const { index, data } of value as VcpuState['msrs']) {
+      // As KVM does with an address that is none.
+      if (BigInt.asUintN(64, BigInt.asIntN(48, data)) !== data) throw new TsvError('TSV_E_IOCTL', 'refused');
+      this.msrs.set(index, data);
+    }
   }
   getMsrs(indices: readonly number[]): VcpuState['msrs'] {
     return indices.map((index) => ({ index, data: this.msrs.get(index) ?? 0n }));
@@ -100,14 +109,26 @@ describe('a write to LSTAR', () => {
     expect(vcpu.debugs).toEqual([AT_HANDLER]);
   });
 
-  it('is carried out where the IDT cannot be read, without a breakpoint', () => {
-    const vcpu = new FakeVcpu();
+  it('is carried out where the IDT cannot be read, and no breakpoint waits any more', () => {
+    const { vcpu, repair } = repaired();
     vcpu.sregs.idt.base = 0x7fff_ffff_0000n;
 
-    repaired(vcpu);
+    const done = repair.setLstar(LSTAR + 16n);
 
+    expect(done).toBe(true);
+    expect(vcpu.msrs.get(MSR.IA32_LSTAR)).toBe(LSTAR + 16n);
+    expect(vcpu.debugs.at(-1)?.control).toBe(0);
+    expect(repair.onDebug(HANDLER, DR6)).toBe(false);
+  });
+
+  it('that KVM refuses is a fault of the guest', () => {
+    const { vcpu, repair } = repaired();
+
+    const done = repair.setLstar(0x8000_0000_0000_0000n);
+
+    expect(done).toBe(false);
     expect(vcpu.msrs.get(MSR.IA32_LSTAR)).toBe(LSTAR);
-    expect(vcpu.debugs).toEqual([]);
+    expect(vcpu.debugs).toEqual([AT_HANDLER]);
   });
 });
 
@@ -116,7 +137,7 @@ describe('a fault that is a SYSCALL in disguise', () => {
     const { vcpu, repair } = repaired();
     const { rcx } = vcpu.regs;
 
-    const ours = repair.onDebug(HANDLER);
+    const ours = repair.onDebug(HANDLER, DR6);
 
     expect(ours).toBe(true);
     expect(repair.count).toBe(1);
@@ -130,7 +151,7 @@ describe('a fault that is a SYSCALL in disguise', () => {
     const { vcpu, repair } = repaired();
     vcpu.frame(0x4n);
 
-    repair.onDebug(HANDLER);
+    repair.onDebug(HANDLER, DR6);
 
     expect(repair.count).toBe(1);
   });
@@ -139,7 +160,7 @@ describe('a fault that is a SYSCALL in disguise', () => {
     const { repair } = repaired();
     const before = memory.read(0, RAM);
 
-    repair.onDebug(HANDLER);
+    repair.onDebug(HANDLER, DR6);
 
     expect(Buffer.compare(memory.read(0, RAM), before)).toBe(0);
   });
@@ -148,7 +169,7 @@ describe('a fault that is a SYSCALL in disguise', () => {
     const { vcpu, repair } = repaired();
     vcpu.regs.r11 = 0xffff_ffff_ffff_ffffn;
 
-    repair.onDebug(HANDLER);
+    repair.onDebug(HANDLER, DR6);
 
     const [IOPL, NT_VM_VIF_VIP] = [0x3000n, 0x1a_0000n];
     expect(vcpu.regs.r11 & (IOPL | NT_VM_VIF_VIP)).toBe(0n);
@@ -172,9 +193,9 @@ describe('any other fault', () => {
     arrange(vcpu);
     const before = structuredClone([vcpu.regs, vcpu.sregs]);
 
-    const first = repair.onDebug(HANDLER);
+    const first = repair.onDebug(HANDLER, DR6);
     const step = vcpu.debugs.at(-1);
-    const second = repair.onDebug(HANDLER + 4n);
+    const second = repair.onDebug(HANDLER + 4n, DR6);
 
     expect([first, second]).toEqual([true, true]);
     expect(step?.control).toBe(abi.KVM_GUESTDBG_ENABLE | abi.KVM_GUESTDBG_SINGLESTEP);
@@ -185,9 +206,18 @@ describe('any other fault', () => {
 });
 
 describe('a debug exit elsewhere', () => {
-  it("is not the repair's", () => {
-    expect(repaired().repair.onDebug(0x1234n)).toBe(false);
-    expect(new SyscallRepair(new FakeVcpu() as unknown as EngineVcpu, memory).onDebug(0n)).toBe(false);
+  it('is an exception of the guest, which it gets', () => {
+    const { vcpu, repair } = repaired();
+
+    const dealtWith = repair.onDebug(0x1234n, 0xffff_4ff0n);
+
+    expect(dealtWith).toBe(true);
+    expect(vcpu.debugregs.dr6).toBe(0xffff_4ff0n);
+    expect(vcpu.events.exception).toMatchObject({ injected: 1, nr: 1 });
+  });
+
+  it('has nothing to do with a repair that does not wait for anything', () => {
+    expect(new SyscallRepair(new FakeVcpu() as unknown as EngineVcpu, memory).onDebug(0n, DR6)).toBe(false);
   });
 });
 
@@ -214,8 +244,8 @@ describe('whatever the guest has in its registers and memory', () => {
           const before = memory.read(0, RAM);
 
           repair.setLstar(LSTAR);
-          repair.onDebug(HANDLER);
-          repair.onDebug(rsp);
+          repair.onDebug(HANDLER, DR6);
+          repair.onDebug(rsp, DR6);
 
           expect(Buffer.compare(memory.read(0, RAM), before)).toBe(0);
           for (const value of Object.values(vcpu.regs)) expect(value >= 0n && value < 2n ** 64n).toBe(true);
