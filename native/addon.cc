@@ -33,6 +33,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   tsv::InitKvm(env, exports);
   tsv::InitMemory(env, exports);
   tsv::InitThread(env, exports);
+  tsv::InitWake(env, exports);
   return exports;
 }
 

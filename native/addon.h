@@ -50,5 +50,6 @@ void InitFile(Napi::Env env, Napi::Object exports);
 void InitKvm(Napi::Env env, Napi::Object exports);
 void InitMemory(Napi::Env env, Napi::Object exports);
 void InitThread(Napi::Env env, Napi::Object exports);
+void InitWake(Napi::Env env, Napi::Object exports);
 
 }  // namespace tsv

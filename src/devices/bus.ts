@@ -20,8 +20,9 @@ import {
   WRITE_SYNC,
   WRITE_W1C,
 } from './bus-table.ts';
-import { type Access, Channel, Doorbell, MAX_REGION_ID } from './channel.ts';
+import { type Access, Channel, Doorbell, MAX_REGION_ID, type Wakeups } from './channel.ts';
 import type { AccessSize, Device, Latch, RegisterMode } from './device.ts';
+import { COLLECT_MS, Flood } from './flood.ts';
 
 /** Where a device's registers appear. */
 export interface Mount {
@@ -53,7 +54,8 @@ const PHYSICAL_LIMIT = 2 ** 52;
 /** The bus of one machine. */
 export class Bus {
   readonly table = new BusTable();
-  readonly bell = new Doorbell();
+  readonly bell: Doorbell;
+  readonly #wakeups: Wakeups | undefined;
   readonly #events: BusEvents;
   readonly #deviceTimeout: number;
   readonly #regions: Region[] = [];
@@ -66,6 +68,9 @@ export class Bus {
   /** For a request that must wait: how far each channel's ring had been filled when it was made. */
   readonly #barriers = new Map<Channel, number[]>();
   readonly #timers = new Set<NodeJS.Timeout>();
+  /** Accesses carried out so far: posted writes, and those that a vCPU waited for. */
+  #posted = 0;
+  #called = 0;
   #nextId = 0;
   #nextLatch = 0;
   /** Latches of devices that are gone. */
@@ -73,8 +78,13 @@ export class Bus {
   #serving = false;
   #closed = false;
 
-  /** @param options.deviceTimeout milliseconds a device may take for one access; 0 for no limit; default 30 000 */
-  constructor(events: BusEvents, options: { deviceTimeout?: number } = {}) {
+  /**
+   * @param options.deviceTimeout milliseconds a device may take for one access; 0 for no limit; default 30 000
+   * @param options.wakeups how this thread and the vCPUs wake each other; Atomics when absent
+   */
+  constructor(events: BusEvents, options: { deviceTimeout?: number; wakeups?: Wakeups } = {}) {
+    this.#wakeups = options.wakeups;
+    this.bell = new Doorbell(undefined, options.wakeups);
     this.#events = events;
     this.#deviceTimeout = options.deviceTimeout ?? 30_000;
   }
@@ -161,7 +171,7 @@ export class Bus {
 
   /** A channel for one more vCPU. Accesses are served once {@link serve} runs. */
   addChannel(): Channel {
-    const channel = new Channel();
+    const channel = new Channel(undefined, this.#wakeups);
     this.#channels.push(channel);
     return channel;
   }
@@ -191,15 +201,19 @@ export class Bus {
   async serve(): Promise<void> {
     if (this.#serving) return;
     this.#serving = true;
+    const flood = new Flood();
     let sliceStart = performance.now();
     while (!this.#closed) {
       const count = this.bell.count();
       this.#serveAll();
-      const rung = this.bell.wait(count);
+      const collect = flood.rises(this.#posted, this.#called);
+      const now = performance.now();
+      const rung = this.bell.wait(count, collect ? COLLECT_MS : undefined);
       if (rung !== undefined) {
         await rung;
         sliceStart = performance.now();
-      } else if (performance.now() - sliceStart > SERVICE_SLICE_MS) {
+        flood.woken(collect, sliceStart - now);
+      } else if (now - sliceStart > SERVICE_SLICE_MS) {
         await new Promise((resolve) => setImmediate(resolve));
         sliceStart = performance.now();
       }
@@ -238,6 +252,7 @@ export class Bus {
     this.#timers.clear();
     this.abort();
     this.bell.ring();
+    this.bell.close();
   }
 
   #serveAll(): void {
@@ -250,6 +265,7 @@ export class Bus {
     if (this.#pending.has(channel)) return;
     while (!channel.taken(head)) {
       const access = channel.takePosted();
+      this.#posted++;
       const region = this.#byId.get(access.region);
       const done = region === undefined ? 0 : this.#perform(region, access);
       if (typeof done !== 'number') {
@@ -274,6 +290,7 @@ export class Bus {
     }
     this.#barriers.delete(channel);
     if (this.#pending.has(channel)) return;
+    this.#called++;
     const region = this.#byId.get(request.region);
     const value = region === undefined ? truncate(undefined, request.size) : this.#perform(region, request);
     if (typeof value === 'number') channel.answer(value);

@@ -24,10 +24,20 @@ const TAIL = 9;
 const RING = 16;
 const ENTRY_WORDS = 4;
 const RING_ENTRIES = 1024;
+/** So many writes wake even an owner that collects. */
+const COLLECTED = RING_ENTRIES / 4;
 const WORDS = RING + RING_ENTRIES * ENTRY_WORDS;
 
 const BELL = 0;
-const OWNER_IDLE = 1;
+const OWNER = 1;
+/** The owner's eventfd, 0 when it waits on the word. */
+const EVENT = 2;
+/** What the owner does, and who must wake it: nobody, ... */
+const AWAKE = 0;
+/** ... everybody, ... */
+const ASLEEP = 1;
+/** ... or only who waits for an answer, or has filled much of a ring. */
+const COLLECTING = 2;
 
 /** Regions have 16-bit names in the ring. */
 export const MAX_REGION_ID = 0xffff;
@@ -44,20 +54,47 @@ export interface Access {
 /** Thrown into a vCPU's run loop when the machine stops while it waits for a device. */
 export class ChannelAborted extends Error {}
 
+/**
+ * How threads wake each other. With Atomics alone a wake-up takes V8's lock and list of waiters and, on an event loop,
+ * a task and a promise; straight through the kernel it takes half as long (see bench/handover.mjs).
+ */
+export interface Wakeups {
+  /** Sleeps while the word is `value`; may return early. */
+  futexWait(words: Int32Array, index: number, value: number): number;
+  futexWake(words: Int32Array, index: number): number;
+  watchEvent(callback: () => void): { fd: number; close(): void };
+  signalEvent(fd: number): number;
+}
+
 /** Wakes the owner of the devices. */
 export class Doorbell {
   readonly shared: SharedArrayBuffer;
   readonly #words: Int32Array;
+  readonly #wakeups: Wakeups | undefined;
+  /** Owner: the eventfd. */
+  #event: { fd: number; close(): void } | undefined;
+  #rung = () => {};
 
-  constructor(shared = new SharedArrayBuffer(8)) {
+  /** @param wakeups the same on all threads; Atomics when absent */
+  constructor(shared = new SharedArrayBuffer(12), wakeups?: Wakeups) {
     this.shared = shared;
     this.#words = new Int32Array(shared);
+    this.#wakeups = wakeups;
   }
 
-  /** Called by a vCPU thread after it has put something into its channel. */
-  ring(): void {
-    Atomics.add(this.#words, BELL, 1);
-    if (Atomics.exchange(this.#words, OWNER_IDLE, 0) === 1) Atomics.notify(this.#words, BELL);
+  /**
+   * Called by a vCPU thread after it has put something into its channel.
+   * @param urgent false when an owner that collects posted writes may find it by itself
+   */
+  ring(urgent = true): void {
+    const words = this.#words;
+    Atomics.add(words, BELL, 1);
+    const owner = Atomics.load(words, OWNER);
+    if (owner === AWAKE || (owner === COLLECTING && !urgent)) return;
+    if (Atomics.exchange(words, OWNER, AWAKE) === AWAKE) return;
+    const event = words[EVENT];
+    if (event !== 0) this.#wakeups!.signalEvent(event);
+    else Atomics.notify(words, BELL);
   }
 
   /** The count of rings so far; pass it to {@link wait} after looking at every channel. */
@@ -65,11 +102,36 @@ export class Doorbell {
     return Atomics.load(this.#words, BELL);
   }
 
-  /** Resolves when the bell has rung since `count`; undefined when it already has. */
-  wait(count: number): Promise<unknown> | undefined {
-    Atomics.store(this.#words, OWNER_IDLE, 1);
-    const result = Atomics.waitAsync(this.#words, BELL, count);
+  /**
+   * Resolves when the bell has rung since `count`; undefined when it already has.
+   * @param collect resolve only when it has rung urgently, or after so many milliseconds
+   */
+  wait(count: number, collect?: number): Promise<unknown> | undefined {
+    if (this.#wakeups !== undefined) return this.#waitForEvent(this.#wakeups, count, collect);
+    Atomics.store(this.#words, OWNER, collect === undefined ? ASLEEP : COLLECTING);
+    const result = Atomics.waitAsync(this.#words, BELL, count, collect);
     return result.async ? result.value : undefined;
+  }
+
+  #waitForEvent(wakeups: Wakeups, count: number, collect?: number): Promise<unknown> | undefined {
+    if (this.#event === undefined) {
+      this.#event = wakeups.watchEvent(() => this.#rung());
+      this.#words[EVENT] = this.#event.fd;
+    }
+    Atomics.store(this.#words, OWNER, collect === undefined ? ASLEEP : COLLECTING);
+    if (this.count() !== count) return undefined;
+    return new Promise<void>((resolve) => {
+      this.#rung = resolve;
+      if (collect !== undefined) setTimeout(resolve, collect);
+    });
+  }
+
+  /** Owner: releases the eventfd. No vCPU may ring any more. */
+  close(): void {
+    this.#event?.close();
+    this.#event = undefined;
+    this.#words[EVENT] = 0;
+    this.#rung();
   }
 }
 
@@ -77,10 +139,13 @@ export class Doorbell {
 export class Channel {
   readonly shared: SharedArrayBuffer;
   readonly #words: Int32Array;
+  readonly #wakeups: Wakeups | undefined;
 
-  constructor(shared = new SharedArrayBuffer(WORDS * 4)) {
+  /** @param wakeups the same on both sides; Atomics when absent */
+  constructor(shared = new SharedArrayBuffer(WORDS * 4), wakeups?: Wakeups) {
     this.shared = shared;
     this.#words = new Int32Array(shared);
+    this.#wakeups = wakeups;
   }
 
   /**
@@ -107,7 +172,8 @@ export class Channel {
     bell.ring();
     let state = REQUEST;
     while (state === REQUEST) {
-      Atomics.wait(words, STATE, REQUEST);
+      if (this.#wakeups === undefined) Atomics.wait(words, STATE, REQUEST);
+      else this.#wakeups.futexWait(words, STATE, REQUEST);
       state = Atomics.load(words, STATE);
     }
     if (Atomics.compareExchange(words, STATE, DONE, IDLE) !== DONE) throw new ChannelAborted();
@@ -131,7 +197,7 @@ export class Channel {
     words[at + 2] = value;
     words[at + 3] = Math.floor(offset / 2 ** 32);
     Atomics.store(words, HEAD, (head + 1) | 0);
-    bell.ring();
+    bell.ring(((head - tail) | 0) >= COLLECTED);
   }
 
   /** Owner: how far the ring has been filled; counts up and wraps at 32 bits. */
@@ -181,13 +247,18 @@ export class Channel {
     const words = this.#words;
     words[VALUE] = value;
     Atomics.compareExchange(words, STATE, REQUEST, DONE);
-    Atomics.notify(words, STATE);
+    this.#wake();
   }
 
   /** Owner: whatever the vCPU waits for now or later throws ChannelAborted there. */
   abort(): void {
     Atomics.store(this.#words, STATE, ABORTED);
-    Atomics.notify(this.#words, STATE);
+    this.#wake();
     Atomics.notify(this.#words, TAIL);
+  }
+
+  #wake(): void {
+    if (this.#wakeups === undefined) Atomics.notify(this.#words, STATE);
+    else this.#wakeups.futexWake(this.#words, STATE);
   }
 }

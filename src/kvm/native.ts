@@ -59,6 +59,13 @@ export interface Native {
   /** sched_setaffinity; tid 0 is the calling thread. */
   setAffinity(tid: number, cpus: number[]): number;
   getAffinity(tid: number): number[] | number;
+  /** Sleeps while the word is `value`; may return early. @returns 0, -EAGAIN or -EINTR */
+  futexWait(words: Int32Array, index: number, value: number): number;
+  /** Wakes one thread that sleeps on the word. */
+  futexWake(words: Int32Array, index: number): number;
+  /** An eventfd that calls back on this thread's event loop, without keeping it alive. */
+  watchEvent(callback: () => void): { fd: number; close(): void };
+  signalEvent(fd: number): number;
 }
 
 /** The part of the addon that memory back ends use, on whole buffers. */

@@ -13,6 +13,7 @@ import { Bus } from '../devices/bus.ts';
 import type { Device, StopReason } from '../devices/device.ts';
 import { GuestClock } from '../devices/guest-clock.ts';
 import { TsvError, toTsvError } from '../errors.ts';
+import { loadNative, nativeProblem } from '../kvm/native.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { EngineVm } from '../vcpu/engine.ts';
 import type { RunOutcome } from '../vcpu/protocol.ts';
@@ -90,7 +91,10 @@ export class Vm implements AsyncDisposable {
     this.#engine = engine;
     this.#bus = new Bus(
       { onDeviceError: (error) => this.#end({ reason: 'error', by: 'device', error }) },
-      { deviceTimeout: config.deviceTimeout },
+      {
+        deviceTimeout: config.deviceTimeout,
+        wakeups: nativeProblem() === undefined ? loadNative() : undefined,
+      },
     );
     this.#clock = new GuestClock({ timeScale: config.timeScale });
     this.#devices = new DeviceSet({
