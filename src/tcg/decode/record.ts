@@ -26,7 +26,7 @@ export class RecordWriter {
     this.#ids = interpreter.ids;
     const named = (name: string) => INSTRUCTIONS.find((i) => i.name === name)!.encodings[0];
     this.#undefined = named('undefined');
-    this.#nop = named('pause');
+    this.#nop = named('sfence');
   }
 
   /** Leads a record of a dropped block back to a lookup. */
@@ -81,7 +81,7 @@ export class RecordWriter {
   ): boolean {
     let { encoding } = d;
     const { name } = encoding.instruction;
-    // 90 without REX.B exchanges nothing, not even the upper half.
+    // 90 without REX.B exchanges nothing, not even the upper half; F3 90 is PAUSE.
     if (name === 'xchg' && d.opcode === 0x90 && d.rm === 0 && !encoding.modrm) encoding = this.#nop;
     const locked = d.lock || (name === 'xchg' && d.memory);
     const kind = this.#addressKind(d, width);

@@ -6,7 +6,7 @@
  *   The last two let any combination of flags be represented (POPF).
  */
 import { S } from '../layout.ts';
-import { type Expr, type FunctionBuilder, i64, load, type Operand, select } from '../wasm/index.ts';
+import { type Expr, type FunctionBuilder, load, type Operand } from '../wasm/index.ts';
 
 /** Bits of RFLAGS (SDM vol. 1 3.4.3). */
 export const FLAG = {
@@ -143,7 +143,8 @@ export class Flags {
 
   /** ZF only in question: everything else is cleared. */
   onlyZero(value: Expr): void {
-    this.#set(select(value.eqz(), i64(0), i64(1)), 0x100);
+    const zero = this.#f.let(value.eqz().wide());
+    this.#set(zero.xor(1), zero.shl(8));
   }
 
   get cf(): Expr {

@@ -16,6 +16,7 @@ import {
   PAGE,
   PAGE_CLEAN,
   PAGE_CODE,
+  PAGE_SCRATCH,
   S,
   SCRATCH,
   SEG,
@@ -66,6 +67,7 @@ export class Mmu {
     this.#map = map;
     this.#log = log;
     this.walker = new PageWalk(state, map);
+    state.bytes[(state.base + SCRATCH) >>> 12] = PAGE_SCRATCH;
     this.flush();
     this.selectTlb();
   }

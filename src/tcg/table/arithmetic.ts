@@ -134,15 +134,11 @@ arithmetic.add('cmpxchg', ['0f.b0 Eb,Gb', '0f.b1 Ev,Gv'], { lock: true }, (c) =>
     c.write(0, select(equal, source, a));
     c.f.if_(equal.eqz(), () => c.setGpr(0, a, c.size));
   } else {
-    // The destination is written in either case, which matters for the upper half of a 32-bit register; the
-    // accumulator only when they differ.
+    // Processors differ in whether a 32-bit destination loses its upper half when nothing is exchanged; AMD's keep it.
     c.f.if_(
       equal,
       () => c.write(0, source),
-      () => {
-        c.write(0, a);
-        c.setGpr(0, a, c.size);
-      },
+      () => c.setGpr(0, a, c.size),
     );
   }
   c.flags.sub(expected, a, c.let(expected.sub(a)), c.size);

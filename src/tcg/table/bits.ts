@@ -169,8 +169,8 @@ function doubleShift(name: string, opcode: number, left: boolean): void {
             c.f.set(
               r,
               left
-                ? a.shl(32).or(b.shl(16)).or(a).shl(count).shr_u(32)
-                : a.shl(32).or(b.shl(16)).or(a).shr_u(count),
+                ? a.shl(32).or(b.shl(16)).or(b).shl(count).shr_u(32)
+                : b.shl(32).or(b.shl(16)).or(a).shr_u(count),
             );
           }
         },

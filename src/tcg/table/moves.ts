@@ -139,7 +139,6 @@ moves.add(
   {},
   () => {},
 );
-moves.add('pause', 'f3.90', {}, () => {});
 moves.add('fwait', '9b', {}, () => {});
 // One processor's stores are seen in order; a fence orders them with loads, for the other processors.
 moves.add('lfence', 'np.0f.ae/5r', {}, () => {});

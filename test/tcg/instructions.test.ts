@@ -1,0 +1,94 @@
+// needs: kvm
+/** Every instruction of the table against the real processor. */
+import { afterAll, expect, test } from 'vitest';
+import { FLAG } from '../../src/tcg/emit/flags.ts';
+import { INSTRUCTIONS } from '../../src/tcg/table/index.ts';
+import type { Encoding, Instruction } from '../../src/tcg/table/instruction.ts';
+import { Random, randomCase } from './generate-cases.ts';
+import { hostHas } from './host-features.ts';
+import { type Case, Oracle, type Result, Subject } from './oracle.ts';
+
+const oracle = new Oracle();
+const subject = new Subject();
+afterAll(() => oracle[Symbol.dispose]());
+
+/** Not to be compared: results differ by nature, or they are privileged, or they have tests of their own. */
+const EXCLUDED = new Set([
+  'push_seg4',
+  'push_seg5',
+  'mov_from_seg',
+  'enter',
+  'pushf',
+  'popf',
+  'nop',
+  'lsl',
+  'lar',
+  'verr',
+  'verw',
+]);
+
+function comparable(instruction: Instruction): boolean {
+  const { name, ends, feature } = instruction;
+  if (ends || EXCLUDED.has(name) || !hostHas(feature)) return false;
+  return !/^(mov_(to|from)|pop_seg|load_far|s[gil]dt|str|smsw|smsw|l[gil]dt|ltr|lmsw|cpuid|rd|wr|int|in$|out|ins|cli|sti|hlt|vmcall|xgetbv|xsetbv|stac|clac|fxsave|fxrstor|xsave|xrstor|invd|wbinvd|swapgs|f[a-z0-9]+$)/.test(
+    name,
+  );
+}
+
+function difference(instruction: Instruction, c: Case, wanted: Result, got: Result): string | undefined {
+  if ('fault' in wanted || 'fault' in got) {
+    const text = (x: Result) => ('fault' in x ? `fault ${x.fault}` : 'no fault');
+    return text(wanted) === text(got) ? undefined : `processor: ${text(wanted)}, tcg: ${text(got)}`;
+  }
+  const [a, b] = [wanted.state, got.state];
+  for (let i = 0; i < 16; i++) {
+    if (a.gpr[i] !== b.gpr[i])
+      return `r${i}: processor ${a.gpr[i].toString(16)}, tcg ${b.gpr[i].toString(16)} (was ${c.before.gpr[i].toString(16)})`;
+  }
+  const mask =
+    ~(instruction.undefined ?? 0) & (FLAG.CF | FLAG.PF | FLAG.AF | FLAG.ZF | FLAG.SF | FLAG.OF | FLAG.DF);
+  if ((a.flags ^ b.flags) & mask)
+    return `flags: processor ${(a.flags & mask).toString(16)}, tcg ${(b.flags & mask).toString(16)}`;
+  const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
+  for (let i = 0; i < 16; i++) {
+    const slice = (s: Uint8Array) => s.subarray(i * 16, i * 16 + 16);
+    const [x, y] = [hex(slice(a.xmm)), hex(slice(b.xmm))];
+    if (x !== y) return `xmm${i}: processor ${x}, tcg ${y} (was ${hex(slice(c.before.xmm))})`;
+  }
+  const at = a.data.findIndex((byte, i) => byte !== b.data[i]);
+  return at < 0
+    ? undefined
+    : `data+${at}: processor ${a.data[at].toString(16)}, tcg ${b.data[at].toString(16)}`;
+}
+
+function firstDifference(
+  instruction: Instruction,
+  encoding: Encoding,
+  count: number,
+  seed: number,
+): string | undefined {
+  for (let i = 0; i < count; i++) {
+    const c = randomCase(encoding, new Random(seed + i));
+    const found = difference(instruction, c, oracle.run(c), subject.run(c));
+    if (found !== undefined) {
+      return `${instruction.name} "${encoding.text}" ${Buffer.from(c.code).toString('hex')} seed ${seed + i}: ${found}`;
+    }
+  }
+  return undefined;
+}
+
+const CASES = Number(process.env.TSV_TCG_CASES ?? 12);
+
+test('every unprivileged instruction does what the processor does', { timeout: 300_000 }, () => {
+  const failures: string[] = [];
+  let seed = Number(process.env.TSV_TCG_SEED ?? 1);
+  for (const instruction of INSTRUCTIONS.filter(comparable)) {
+    for (const encoding of instruction.encodings) {
+      if (encoding.validIn === 'legacy') continue;
+      seed += 1000;
+      const failure = firstDifference(instruction, encoding, CASES, seed);
+      if (failure !== undefined) failures.push(failure);
+    }
+  }
+  expect(failures).toEqual([]);
+});
