@@ -4,6 +4,7 @@
  */
 import { Worker } from 'node:worker_threads';
 import { Bus } from '../dist/devices/bus.js';
+import { loadNative } from '../dist/kvm/native.js';
 import { compile } from './lib/host.mjs';
 import { talkTo } from './lib/programs.mjs';
 import { interleave, summarize } from './lib/stats.mjs';
@@ -25,9 +26,13 @@ function worker(workerData) {
   return { run, close: () => thread.terminate() };
 }
 
-/** A vCPU's side in a worker, the real bus with a device that notes when it is reached on this thread. */
-function eventLoop() {
-  const bus = new Bus({ onDeviceError: (error) => console.error(error) });
+/**
+ * A vCPU's side in a worker, the real bus with a device that notes when it is reached on this thread.
+ * @param kernel wake through the addon's futexes and eventfd, as machines do, or by Atomics alone
+ */
+function eventLoop(kernel) {
+  const wakeups = kernel ? loadNative() : undefined;
+  const bus = new Bus({ onDeviceError: (error) => console.error(error) }, { wakeups });
   const arrivals = new Float64Array(new SharedArrayBuffer(8));
   const device = {
     name: 'clock',
@@ -43,7 +48,13 @@ function eventLoop() {
   bus.mount(device, { space: 'pio', base: 0, size: 8 });
   const channel = bus.addChannel();
   void bus.serve();
-  const shared = { table: bus.table.shared, channel: channel.shared, bell: bus.bell.shared, arrivals };
+  const shared = {
+    table: bus.table.shared,
+    channel: channel.shared,
+    bell: bus.bell.shared,
+    arrivals,
+    kernel,
+  };
   const call = worker({ ...shared, mode: 'call' });
   return {
     run: call.run,
@@ -86,7 +97,8 @@ export async function handover({ quick, progress }) {
   progress('');
   const program = compile('handover.c');
   const subjects = {
-    'event loop': eventLoop(),
+    'event loop': eventLoop(true),
+    'event loop, Atomics': eventLoop(false),
     'blocked worker': blocked(),
     ...(program && { 'C futex': inC(program) }),
   };
@@ -106,7 +118,7 @@ export async function handover({ quick, progress }) {
   });
   const notes = [
     '"there" is from the vCPU thread to the first line of the device, "back" from there to the vCPU thread going on.',
-    '"event loop" is what a sync access pays beyond the exit itself; the difference to "blocked worker" is the price of devices that live on an event loop (Atomics.waitAsync, epoll, a promise), and "C futex" is what the kernel takes for waking two sleeping threads.',
+    '"event loop" is what a sync access pays beyond the exit itself; "Atomics" is the same without the addon. "C futex" is what the kernel takes for waking two sleeping threads; the rest is the event loop (epoll, a callback, a promise).',
   ];
   return { title: 'Hand-over of a sync access', unit: 'us', rows, notes };
 }

@@ -3,6 +3,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { BusClient } from '../../dist/devices/bus-client.js';
 import { BusTable, SPACE } from '../../dist/devices/bus-table.js';
 import { Channel, Doorbell } from '../../dist/devices/channel.js';
+import { loadNative } from '../../dist/kvm/native.js';
 
 const { mode, words, arrivals } = workerData;
 const now = () => Number(process.hrtime.bigint()) / 1000;
@@ -32,8 +33,13 @@ function measure(count, call) {
 const MODES = {
   /** The vCPU's side of the bus. */
   call() {
-    const { table, channel, bell } = workerData;
-    const bus = new BusClient(new BusTable(table), new Channel(channel), new Doorbell(bell));
+    const { table, channel, bell, kernel } = workerData;
+    const wakeups = kernel ? loadNative() : undefined;
+    const bus = new BusClient(
+      new BusTable(table),
+      new Channel(channel, wakeups),
+      new Doorbell(bell, wakeups),
+    );
     return (count) => {
       const times = measure(count, () => bus.read(SPACE.pio, 0, 4));
       const ring = [];
