@@ -67,6 +67,19 @@ export class ApicBus {
     );
   }
 
+  /** Drives the PIC's output, which is LINT0 of every local APIC. */
+  setIntr(level: boolean): void {
+    for (const mailbox of this.mailboxes) mailbox.setLint(0, level);
+  }
+
+  /** Pulses the NMI line, which is LINT1 of every local APIC. */
+  pulseNmi(): void {
+    for (const mailbox of this.mailboxes) {
+      mailbox.setLint(1, true);
+      mailbox.setLint(1, false);
+    }
+  }
+
   #send(message: InterruptMessage, mailboxes: readonly ApicMailbox[]): boolean {
     const present = mailboxes.filter((mailbox) => (mailbox.mode & MODE_BITS.hardwareEnabled) !== 0);
     const { vector } = message;

@@ -1,48 +1,75 @@
 /**
  * How a PC's interrupts are wired (on the thread that owns the devices): global system interrupts to the inputs of PIC
  * and I/O APIC, the PIC's output to the processors, and message-signalled interrupts to the local APICs.
+ *
+ * The local APICs are a {@link InterruptTarget}: an {@link ApicBus} over ours, or an engine that has its own.
  */
-import type { DeviceState } from '../device.ts';
+import type { Mount } from '../bus.ts';
+import type { Device, DeviceState } from '../device.ts';
 import { SavedState } from '../saved-state.ts';
-import { ApicBus } from './apic-bus.ts';
-import type { ApicMailbox } from './apic-mailbox.ts';
-import { IO_APIC_PINS, IoApic } from './io-apic.ts';
-import { PIC_INPUTS, Pic } from './pic.ts';
+import type { InterruptMessage } from './apic-bus.ts';
+import {
+  IO_APIC_DEFAULT_BASE,
+  IO_APIC_EOI_MESSAGE,
+  IO_APIC_PINS,
+  IO_APIC_SIZE,
+  IoApic,
+  type IoApicOptions,
+} from './io-apic.ts';
+import { decodeMsi, type Msi } from './msi.ts';
+import { PIC_ELCR, PIC_INPUTS, PIC_INTA, PIC_MASTER, PIC_SLAVE, Pic } from './pic.ts';
 
-/** Where writes of devices are interrupts (SDM vol. 3, 11.11.1): bits 31:20 of the address. */
-const MSI_BASE = 0xfee;
-const MSI_DESTINATION_SHIFT = 12;
-const MSI_REDIRECTION_HINT = 1 << 3;
-const MSI_DESTINATION_LOGICAL = 1 << 2;
-/** Bits of the data (SDM vol. 3, 11.11.2). */
-const MSI_TRIGGER_LEVEL = 1 << 15;
-const MSI_LEVEL_ASSERT = 1 << 14;
-const LOWEST_PRIORITY = 1;
+/** The local APICs, as the rest of the machine sees them. */
+export interface InterruptTarget {
+  /** @returns false when no local APIC took it */
+  deliver(message: InterruptMessage): boolean;
+  /** Level of the PIC's output: LINT0 of every local APIC. */
+  setIntr(level: boolean): void;
+}
 
 /** I/O APIC pin of the timer, as ACPI's interrupt source override says. */
 const TIMER_PIN = 2;
 
-/** What {@link InterruptRouter} is built from. */
-export interface InterruptRouterOptions {
-  /** All vCPUs' mailboxes, by index. */
-  mailboxes: readonly ApicMailbox[];
-  /** Give the I/O APIC an EOI register, see {@link IoApic}. */
-  eoiRegister?: boolean;
-}
+/**
+ * Two bus cycles that no guest can make, at addresses beyond any guest-physical one, so that vCPU threads reach the
+ * controllers by the bus, in order with their other accesses. Read `INTA` (1 byte) to acknowledge an interrupt of the PIC;
+ * write a vector to `EOI` (4 bytes, posted) when a local APIC broadcasts the end of a level-triggered interrupt.
+ */
+export const INTERRUPT_CYCLE = { INTA: 2 ** 52 - 8192, EOI: 2 ** 52 - 4096 } as const;
+
+/** struct kvm_irqchip: which chip, and its state in 512 bytes. */
+const KVM_IRQCHIP = { CHIP: 8, SIZE: 520 } as const;
 
 /** The interrupt controllers outside the processors, and the wires between all of them. */
 export class InterruptRouter {
-  readonly bus: ApicBus;
   readonly pic: Pic;
   readonly ioApic: IoApic;
+  readonly #target: InterruptTarget;
 
-  constructor(options: InterruptRouterOptions) {
-    const { mailboxes, eoiRegister } = options;
-    this.bus = new ApicBus(mailboxes);
-    this.pic = new Pic((level) => {
-      for (const mailbox of mailboxes) mailbox.setLint(0, level);
+  constructor(target: InterruptTarget, options: Omit<IoApicOptions, 'deliver'> = {}) {
+    this.#target = target;
+    this.pic = new Pic((level) => target.setIntr(level));
+    this.ioApic = new IoApic({ ...options, deliver: (message) => target.deliver(message) });
+  }
+
+  /** Where both controllers are on the bus of a PC. */
+  get mounts(): { device: Device; mount: Mount }[] {
+    const pic = (base: number, offset: number): { device: Device; mount: Mount } => ({
+      device: this.pic,
+      mount: { space: 'pio', base, size: 2, offset },
     });
-    this.ioApic = new IoApic({ deliver: (message) => this.bus.deliver(message), eoiRegister });
+    const mmio = (device: Device, base: number, size: number, offset: number) => ({
+      device,
+      mount: { space: 'mmio' as const, base, size, offset },
+    });
+    return [
+      pic(0x20, PIC_MASTER),
+      pic(0xa0, PIC_SLAVE),
+      pic(0x4d0, PIC_ELCR),
+      mmio(this.ioApic, IO_APIC_DEFAULT_BASE, IO_APIC_SIZE, 0),
+      mmio(this.pic, INTERRUPT_CYCLE.INTA, 1, PIC_INTA),
+      mmio(this.ioApic, INTERRUPT_CYCLE.EOI, 4, IO_APIC_EOI_MESSAGE),
+    ];
   }
 
   /**
@@ -56,34 +83,12 @@ export class InterruptRouter {
   }
 
   /**
-   * Delivers a message-signalled interrupt (SDM vol. 3, 11.11).
-   * @param address what the device writes to; upper half and bits 11:4 are not looked at
-   * @returns false when it is no interrupt address or no local APIC took it
+   * Delivers a message-signalled interrupt.
+   * @returns false when it is no interrupt (see {@link decodeMsi}) or no local APIC took it
    */
-  signalMsi({ address, data }: { address: number; data: number }): boolean {
-    const low = (address % 2 ** 32) >>> 0;
-    if (low >>> 20 !== MSI_BASE) return false;
-    const isLevel = (data & MSI_TRIGGER_LEVEL) !== 0;
-    if (isLevel && (data & MSI_LEVEL_ASSERT) === 0) return false;
-    const isLogical = (low & MSI_DESTINATION_LOGICAL) !== 0;
-    // With the redirection hint a fixed interrupt for a set of processors goes to one of them.
-    const redirect = (low & MSI_REDIRECTION_HINT) !== 0 && isLogical;
-    const deliveryMode = (data >>> 8) & 7;
-    return this.bus.deliver({
-      destination: (low >>> MSI_DESTINATION_SHIFT) & 0xff,
-      destinationMode: isLogical ? 'logical' : 'physical',
-      deliveryMode: redirect && deliveryMode === 0 ? LOWEST_PRIORITY : deliveryMode,
-      vector: data & 0xff,
-      triggerMode: isLevel ? 'level' : 'edge',
-    });
-  }
-
-  /** Pulses the NMI line, which is LINT1 of every local APIC. */
-  pulseNmi(): void {
-    for (const mailbox of this.bus.mailboxes) {
-      mailbox.setLint(1, true);
-      mailbox.setLint(1, false);
-    }
+  signalMsi(msi: Msi): boolean {
+    const message = decodeMsi(msi);
+    return message !== undefined && this.#target.deliver(message);
   }
 
   reset(): void {
@@ -91,20 +96,47 @@ export class InterruptRouter {
     this.ioApic.reset();
   }
 
+  /** struct kvm_irqchip of the master, the slave and the I/O APIC, as KVM_GET_IRQCHIP would return them. */
+  exportIrqchips(): Uint8Array[] {
+    return [...this.pic.exportState(), this.ioApic.exportState()].map((state, id) => {
+      const chip = new Uint8Array(KVM_IRQCHIP.SIZE);
+      new DataView(chip.buffer).setUint32(0, id, true);
+      chip.set(state, KVM_IRQCHIP.CHIP);
+      return chip;
+    });
+  }
+
+  /** Loads what {@link exportIrqchips} or KVM gives, in its order. @throws TSV_E_STATE when one is too short */
+  importIrqchips([master, slave, ioApic]: readonly Uint8Array[]): void {
+    const state = (chip: Uint8Array | undefined) => chip?.subarray(KVM_IRQCHIP.CHIP) ?? new Uint8Array(0);
+    const before = this.pic.save();
+    this.pic.importState(state(master), state(slave));
+    this.#orElse(
+      () => this.ioApic.importState(state(ioApic)),
+      () => this.pic.restore(before),
+    );
+  }
+
   save(): DeviceState {
     return { pic: this.pic.save(), ioApic: this.ioApic.save() };
   }
 
-  /** All vCPUs must be paused; their local APICs are restored by themselves. @throws TSV_E_STATE */
+  /** All vCPUs must be paused; their local APICs are restored by themselves, and before. @throws TSV_E_STATE */
   restore(state: DeviceState): void {
     const saved = new SavedState('interrupt controllers', state);
-    const ioApic = saved.state('ioApic');
-    const before = this.ioApic.save();
-    this.ioApic.restore(ioApic);
+    const before = this.pic.save();
+    this.pic.restore(saved.state('pic'));
+    this.#orElse(
+      () => this.ioApic.restore(saved.state('ioApic')),
+      () => this.pic.restore(before),
+    );
+  }
+
+  #orElse(load: () => void, undo: () => void): void {
     try {
-      this.pic.restore(saved.state('pic'));
+      load();
     } catch (error) {
-      this.ioApic.restore(before);
+      undo();
       throw error;
     }
   }

@@ -63,6 +63,11 @@ export interface IoApicOptions {
   deliver(message: InterruptMessage): boolean;
   /** Have an EOI register, for guests that suppress EOI broadcasts. Default false. */
   eoiRegister?: boolean;
+  /**
+   * A pin's entry has changed, masked or not, and its interrupts now are this message. For local APICs that must know
+   * beforehand which vectors are level-triggered, as KVM's with a split irqchip.
+   */
+  onRoute?(pin: number, message: InterruptMessage): void;
 }
 
 /** An I/O APIC. Its pins are driven by {@link IoApic.setPin}. */
@@ -70,6 +75,7 @@ export class IoApic implements Device {
   readonly name = 'io-apic';
   readonly registers = [{ offset: IO_APIC_EOI_MESSAGE, size: 4, write: 'posted' as const }];
   readonly #deliver: (message: InterruptMessage) => boolean;
+  readonly #onRoute: (pin: number, message: InterruptMessage) => void;
   readonly #hasEoiRegister: boolean;
   readonly #low = new Uint32Array(IO_APIC_PINS);
   readonly #high = new Uint32Array(IO_APIC_PINS);
@@ -84,6 +90,7 @@ export class IoApic implements Device {
 
   constructor(options: IoApicOptions) {
     this.#deliver = (message) => options.deliver(message);
+    this.#onRoute = (pin, message) => options.onRoute?.(pin, message);
     this.#hasEoiRegister = options.eoiRegister ?? false;
     this.reset();
   }
@@ -137,9 +144,16 @@ export class IoApic implements Device {
     }
   }
 
-  /** The vector of a pin's entry, for traces. */
-  vector(pin: number): number {
-    return this.#low[pin] & VECTOR;
+  /** What a pin's interrupt becomes. @param pin 0-23 */
+  message(pin: number): InterruptMessage {
+    const low = this.#low[pin];
+    return {
+      destination: this.#high[pin] >>> 24,
+      destinationMode: (low & DESTINATION_LOGICAL) !== 0 ? 'logical' : 'physical',
+      deliveryMode: (low >> 8) & 7,
+      vector: low & VECTOR,
+      triggerMode: this.#isLevel(pin) ? 'level' : 'edge',
+    };
   }
 
   read(offset: number, size: number): number {
@@ -182,7 +196,12 @@ export class IoApic implements Device {
       const remoteIrr = (value & TRIGGER_LEVEL) !== 0 ? this.#low[pin] & REMOTE_IRR : 0;
       this.#low[pin] = (value & WRITABLE_LOW) | remoteIrr;
     }
+    this.#onRoute(pin, this.message(pin));
     this.#again(pin);
+  }
+
+  #announceRoutes(): void {
+    for (let pin = 0; pin < IO_APIC_PINS; pin++) this.#onRoute(pin, this.message(pin));
   }
 
   /** Delivers a level that is up and waiting. */
@@ -199,13 +218,7 @@ export class IoApic implements Device {
     const isLevel = this.#isLevel(pin);
     if ((low & MASKED) !== 0 || (isLevel && (low & REMOTE_IRR) !== 0)) return;
     if (!isLevel) this.#irrDelivered |= 1 << pin;
-    const taken = this.#deliver({
-      destination: this.#high[pin] >>> 24,
-      destinationMode: (low & DESTINATION_LOGICAL) !== 0 ? 'logical' : 'physical',
-      deliveryMode: (low >> 8) & 7,
-      vector: low & VECTOR,
-      triggerMode: isLevel ? 'level' : 'edge',
-    });
+    const taken = this.#deliver(this.message(pin));
     if (taken && isLevel) this.#low[pin] |= REMOTE_IRR;
   }
 
@@ -243,6 +256,7 @@ export class IoApic implements Device {
       this.#low[pin] = low & (WRITABLE_LOW | REMOTE_IRR);
       this.#high[pin] = view.getUint32(KVM_IOAPIC_STATE.REDIRTBL + pin * 8 + 4, true) & WRITABLE_HIGH;
     }
+    this.#announceRoutes();
     const irr = view.getUint32(KVM_IOAPIC_STATE.IRR, true);
     for (let pin = 0; pin < IO_APIC_PINS; pin++) if (((irr >> pin) & 1) !== 0) this.setPin(pin, 1);
   }
@@ -279,6 +293,7 @@ export class IoApic implements Device {
     high.forEach((value, pin) => {
       this.#high[pin] = value & WRITABLE_HIGH;
     });
+    this.#announceRoutes();
     // A storm's pause does not survive; the interrupt that waits for its end must.
     for (let pin = 0; pin < IO_APIC_PINS; pin++) this.#again(pin);
   }

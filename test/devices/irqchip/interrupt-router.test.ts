@@ -1,15 +1,16 @@
 import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
+import { Bus } from '../../../src/devices/bus.ts';
 import { apicMailboxes, WAKE } from '../../../src/devices/irqchip/apic-mailbox.ts';
 import { APIC } from '../../../src/devices/irqchip/apic-registers.ts';
-import { InterruptRouter } from '../../../src/devices/irqchip/interrupt-router.ts';
+import { INTERRUPT_CYCLE, InterruptRouter } from '../../../src/devices/irqchip/interrupt-router.ts';
 import { IOREGSEL, IOWIN } from '../../../src/devices/irqchip/io-apic.ts';
 import { PIC_MASTER } from '../../../src/devices/irqchip/pic.ts';
 import { ApicMachine } from './apic-bench.ts';
 
 function bench(count = 2) {
   const machine = new ApicMachine(count);
-  const router = new InterruptRouter({ mailboxes: machine.bus.mailboxes });
+  const router = new InterruptRouter(machine.bus);
   for (const cpu of machine.cpus) cpu.enable();
   return {
     machine,
@@ -86,7 +87,7 @@ describe('a message-signalled interrupt', () => {
 
   it('to 0xff reaches everybody in x2APIC mode too', () => {
     const machine = new ApicMachine(2);
-    const router = new InterruptRouter({ mailboxes: machine.bus.mailboxes });
+    const router = new InterruptRouter(machine.bus);
     for (const cpu of machine.cpus) cpu.enterX2apic();
     router.signalMsi({ address: 0xfeef_f000, data: 0x41 });
     expect(machine.cpus.map((cpu) => cpu.takeAll())).toEqual([[0x41], [0x41]]);
@@ -102,9 +103,9 @@ describe('a message-signalled interrupt', () => {
 });
 
 it('pulses NMI on every processor that takes it', () => {
-  const { router, cpus } = bench();
+  const { machine, cpus } = bench();
   cpus[1].write(APIC.LVT1, 0x400);
-  router.pulseNmi();
+  machine.bus.pulseNmi();
   for (const { apic } of cpus) apic.poll();
   expect(cpus.map(({ apic }) => apic.mailbox.takeNmi())).toEqual([false, true]);
 });
@@ -121,6 +122,55 @@ it('restores both controllers or none', () => {
   expect(other.save()).toEqual(before);
   other.restore(structuredClone(state));
   expect(other.save()).toEqual(state);
+});
+
+it('carries both controllers to another machine in KVM’s structs', () => {
+  const { router, route } = bench();
+  route(9, 0x1_8044, 1);
+  for (const value of [0x30, 4, 1, 0xfd]) router.pic.write(PIC_MASTER + (value === 0x30 ? 0 : 1), 1, value);
+  router.setIrqLine(9, 1);
+  const chips = router.exportIrqchips();
+  const other = bench().router;
+  other.importIrqchips(chips);
+  expect([other.exportIrqchips(), chips.map((chip) => [chip[0], chip.length])]).toEqual([
+    chips,
+    [
+      [0, 520],
+      [1, 520],
+      [2, 520],
+    ],
+  ]);
+  const before = other.save();
+  expect(() => other.importIrqchips(chips.slice(0, 2))).toThrow(
+    expect.objectContaining({ code: 'TSV_E_STATE' }),
+  );
+  expect(other.save()).toEqual(before);
+});
+
+it('is on the bus where a PC has it, with the two cycles that guests cannot make', async () => {
+  const { router, cpus, route } = bench();
+  const bus = new Bus({
+    onDeviceError: (error) => {
+      throw error;
+    },
+  });
+  for (const { device, mount } of router.mounts) bus.mount(device, mount);
+  for (const [port, value] of [
+    [0x20, 0x11],
+    [0x21, 0x30],
+    [0x21, 4],
+    [0x21, 1],
+    [0x21, 0],
+  ]) {
+    await bus.access('pio', port, 1, value);
+  }
+  router.setIrqLine(4, 1);
+  expect(await bus.access('mmio', INTERRUPT_CYCLE.INTA, 1)).toBe(0x34);
+  route(9, 0x8049);
+  router.setIrqLine(9, 1);
+  cpus[0].takeAll();
+  await bus.access('mmio', INTERRUPT_CYCLE.EOI, 4, 0x49);
+  expect(cpus[0].takeAll()).toEqual([0x49]);
 });
 
 it('wakes a processor that sleeps in another thread, and loses no request of many', async () => {

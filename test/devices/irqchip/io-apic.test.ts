@@ -8,6 +8,7 @@ import {
   IOREGSEL,
   IOWIN,
   IoApic,
+  type IoApicOptions,
 } from '../../../src/devices/irqchip/io-apic.ts';
 import { DeviceBench } from '../../support/device-bench.ts';
 
@@ -15,7 +16,7 @@ const REMOTE_IRR = 1 << 14;
 const LEVEL = 1 << 15;
 const MASKED = 1 << 16;
 
-function bench(options: { eoiRegister?: boolean } = {}) {
+function bench(options: Omit<IoApicOptions, 'deliver'> = {}) {
   const messages: InterruptMessage[] = [];
   let taken = true;
   const deliver = (message: InterruptMessage) => {
@@ -157,6 +158,14 @@ describe('a level-triggered pin', () => {
     port.clock.advance(10_000_000);
     expect([stopped, messages.length]).toEqual([19_999, 20_000]);
   });
+});
+
+it('tells what its pins’ interrupts have become', () => {
+  const routes: [number, number, string][] = [];
+  const io = bench({ onRoute: (pin, { vector, triggerMode }) => routes.push([pin, vector, triggerMode]) });
+  io.write(0x10 + 2 * 5, 0x8044);
+  io.write(0, 0);
+  expect(routes).toEqual([[5, 0x44, 'level']]);
 });
 
 describe('state', () => {

@@ -31,7 +31,7 @@ afterAll(() => kvm[Symbol.dispose]());
 class Model {
   readonly machine = new ApicMachine();
   readonly cpu = this.machine.cpus[0];
-  readonly router = new InterruptRouter({ mailboxes: this.machine.bus.mailboxes });
+  readonly router = new InterruptRouter(this.machine.bus);
 
   /** What the processor does when it enables interrupts for a moment. @returns the vector taken, or -1 */
   window(): number {
