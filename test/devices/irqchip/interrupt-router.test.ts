@@ -1,6 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import { Bus } from '../../../src/devices/bus.ts';
+import { SPACE } from '../../../src/devices/bus-table.ts';
 import { apicMailboxes, WAKE } from '../../../src/devices/irqchip/apic-mailbox.ts';
 import { APIC } from '../../../src/devices/irqchip/apic-registers.ts';
 import { INTERRUPT_CYCLE, InterruptRouter } from '../../../src/devices/irqchip/interrupt-router.ts';
@@ -169,7 +170,9 @@ it('is on the bus where a PC has it, with the two cycles that guests cannot make
   route(9, 0x8049);
   router.setIrqLine(9, 1);
   cpus[0].takeAll();
-  await bus.access('mmio', INTERRUPT_CYCLE.EOI, 4, 0x49);
+  // Posted, as a vCPU thread does it.
+  bus.client(bus.addChannel()).write(SPACE.mmio, INTERRUPT_CYCLE.EOI, 4, 0x49);
+  await bus.drain();
   expect(cpus[0].takeAll()).toEqual([0x49]);
 });
 
