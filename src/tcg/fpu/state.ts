@@ -17,58 +17,80 @@ export interface X87State {
   writeRegister(physical: number, value: Float80): void;
 }
 
-/** The state in a vCPU's area of the engine's memory (layout.ts). */
+/** The state in a vCPU's area of the engine's memory (layout.ts); with the SSE registers it is an FxState. */
 export class AreaX87State implements X87State {
-  readonly #view: DataView;
-  readonly #base: number;
+  /** Typed arrays, because the state is read and written by every instruction. */
+  readonly #words: Int32Array;
+  readonly #pointers: BigUint64Array;
+  /** XMM0 to XMM15, four words each. */
+  readonly xmm: Int32Array;
 
-  /** @param base offset of the vCPU's area in the view */
-  constructor(view: DataView, base: number) {
-    this.#view = view;
-    this.#base = base;
+  /**
+   * @param buffer the engine's memory
+   * @param base offset of the vCPU's area, a multiple of eight
+   */
+  constructor(buffer: ArrayBufferLike, base: number) {
+    const end = S.FPR + 8 * 16;
+    this.#words = new Int32Array(buffer, base, end / 4);
+    this.#pointers = new BigUint64Array(buffer, base, end / 8);
+    this.xmm = new Int32Array(buffer, base + S.XMM, 64);
   }
 
   get fcw(): number {
-    return this.#view.getInt32(this.#base + S.FCW, true);
+    return this.#words[S.FCW / 4];
   }
   set fcw(value: number) {
-    this.#view.setInt32(this.#base + S.FCW, value, true);
+    this.#words[S.FCW / 4] = value;
   }
   get fsw(): number {
-    return this.#view.getInt32(this.#base + S.FSW, true);
+    return this.#words[S.FSW / 4];
   }
   set fsw(value: number) {
-    this.#view.setInt32(this.#base + S.FSW, value, true);
+    this.#words[S.FSW / 4] = value;
   }
   get ftw(): number {
-    return this.#view.getInt32(this.#base + S.FTW, true);
+    return this.#words[S.FTW / 4];
   }
   set ftw(value: number) {
-    this.#view.setInt32(this.#base + S.FTW, value, true);
+    this.#words[S.FTW / 4] = value;
   }
   get fop(): number {
-    return this.#view.getInt32(this.#base + S.FOP, true);
+    return this.#words[S.FOP / 4];
   }
   set fop(value: number) {
-    this.#view.setInt32(this.#base + S.FOP, value, true);
+    this.#words[S.FOP / 4] = value;
+  }
+  get mxcsr(): number {
+    return this.#words[S.MXCSR / 4];
+  }
+  set mxcsr(value: number) {
+    this.#words[S.MXCSR / 4] = value;
   }
   get fip(): bigint {
-    return this.#view.getBigUint64(this.#base + S.FIP, true);
+    return this.#pointers[S.FIP / 8];
   }
   set fip(value: bigint) {
-    this.#view.setBigUint64(this.#base + S.FIP, value, true);
+    this.#pointers[S.FIP / 8] = value;
   }
   get fdp(): bigint {
-    return this.#view.getBigUint64(this.#base + S.FDP, true);
+    return this.#pointers[S.FDP / 8];
   }
   set fdp(value: bigint) {
-    this.#view.setBigUint64(this.#base + S.FDP, value, true);
+    this.#pointers[S.FDP / 8] = value;
   }
   readRegister(physical: number, out: Float80): void {
-    out.read(this.#view, this.#base + S.FPR + physical * 16);
+    const words = this.#words;
+    const slot = S.FPR / 4 + physical * 4;
+    out.lo = words[slot];
+    out.hi = words[slot + 1];
+    out.se = words[slot + 2] & 0xffff;
   }
   writeRegister(physical: number, value: Float80): void {
-    value.write(this.#view, this.#base + S.FPR + physical * 16);
+    const words = this.#words;
+    const slot = S.FPR / 4 + physical * 4;
+    words[slot] = value.lo;
+    words[slot + 1] = value.hi;
+    words[slot + 2] = value.se;
   }
 }
 

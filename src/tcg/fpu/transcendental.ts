@@ -27,6 +27,7 @@ import {
   kindOf,
   nanOperand,
   nanOperands,
+  PE,
   SIGN,
   setInfinity,
   setZero,
@@ -127,7 +128,14 @@ const ROUNDED = Object.fromEntries(
   }),
 ) as Record<Constant, [Float80, number]>;
 
-/** F2XM1: `out = 2^a - 1` for -1 <= a <= 1; larger finite operands, undefined in the SDM, are returned unchanged. */
+/** What processors answer to finite operands for which the SDM defines no result: the operand, as if inexact. */
+function outOfRange(c: FpuContext, a: Float80, out: Float80): boolean {
+  c.flags |= PE;
+  out.copy(a);
+  return true;
+}
+
+/** F2XM1: `out = 2^a - 1` for -1 <= a <= 1; the SDM leaves larger ones undefined. */
 export function exponential(c: FpuContext, a: Float80, out: Float80): boolean {
   const kind = kindOf(a);
   if (kind >= KIND.QNAN) return nanOperand(c, a, kind, out);
@@ -139,13 +147,14 @@ export function exponential(c: FpuContext, a: Float80, out: Float80): boolean {
   }
   if (!denormalOperands(c, kind, kind)) return false;
   const exponent = kind === KIND.ZERO ? 0 : exponentOf(a);
-  if (kind === KIND.ZERO || exponent > 0) {
+  if (kind === KIND.ZERO) {
     out.copy(a);
     return true;
   }
-  if (exponent === 0) {
-    if (a.hi << 1 !== 0 || a.lo !== 0) out.copy(a);
-    else out.set(sign | (EXPONENT_BIAS - (sign === 0 ? 0 : 1)), -0x8000_0000, 0);
+  if (exponent >= 0) {
+    if (exponent > 0 || a.hi << 1 !== 0 || a.lo !== 0) return outOfRange(c, a, out);
+    c.flags |= PE;
+    out.set(sign | (EXPONENT_BIAS - (sign === 0 ? 0 : 1)), -0x8000_0000, 0);
     return true;
   }
   if (exponent < -SMALL) {
@@ -199,6 +208,8 @@ export function logarithm2(c: FpuContext, x: Float80, y: Float80, out: Float80):
     return true;
   }
   if (powerOfTwo) {
+    // Processors call even an exact product inexact.
+    c.flags |= PE;
     packBig(c, sign ^ negative, y.significand * BigInt(Math.abs(exponent)), -unitExponent(y), false, out);
     return true;
   }
@@ -215,8 +226,8 @@ export function logarithm2(c: FpuContext, x: Float80, y: Float80, out: Float80):
 }
 
 /**
- * FYL2XP1: `out = y * log2(x + 1)` (SDM vol. 2, table 3-50). Operands outside of the instruction's range, undefined in
- * the SDM, give the mathematical result.
+ * FYL2XP1: `out = y * log2(x + 1)` (SDM vol. 2, table 3-50). Above -1, operands outside of the instruction's range
+ * give the mathematical result.
  */
 export function logarithm2Plus1(c: FpuContext, x: Float80, y: Float80, out: Float80): boolean {
   const xKind = kindOf(x);
@@ -232,12 +243,12 @@ export function logarithm2Plus1(c: FpuContext, x: Float80, y: Float80, out: Floa
   }
   if (xKind === KIND.ZERO && yKind === KIND.INFINITY) return invalid(c, out);
   const exponent = xKind === KIND.ZERO ? -EXPONENT_BIAS : exponentOf(x);
-  if (xSign !== 0 && exponent >= 0) return invalid(c, out);
   if (!denormalOperands(c, xKind, yKind)) return false;
   if (xKind === KIND.ZERO || yKind === KIND.ZERO) {
     setZero(out, sign);
     return true;
   }
+  if (xSign !== 0 && exponent >= 0) return outOfRange(c, x, out);
   if (yKind === KIND.INFINITY) {
     setInfinity(out, sign);
     return true;
@@ -330,7 +341,7 @@ export const ANGLE = {
 
 /**
  * FSIN, FCOS, FSINCOS, FPTAN: computes sine and cosine, or the tangent in the place of the sine. Results that are not
- * asked for raise nothing.
+ * asked for raise nothing. With both, C1 tells of the sine.
  *
  * @returns one of ANGLE
  */
@@ -356,9 +367,11 @@ export function circular(
     return ANGLE.DONE;
   }
   if (exponentOf(a) < -SMALL) {
-    // C1 tells of the result in ST(0), which for FSINCOS is the cosine: it comes last.
-    if (sin !== undefined) packNear(c, a, !tangent, sin);
     if (cos !== undefined) packFixed(c, 0, ONE - 1n, cos);
+    if (sin !== undefined) {
+      c.roundedUp = false;
+      packNear(c, a, !tangent, sin);
+    }
     return ANGLE.DONE;
   }
   const sign = a.se & SIGN;
@@ -371,7 +384,10 @@ export function circular(
   const k = cosine(r);
   const sinX = quadrant === 0 ? s : quadrant === 1 ? k : quadrant === 2 ? -s : -k;
   const cosX = quadrant === 0 ? k : quadrant === 1 ? -s : quadrant === 2 ? -k : s;
-  if (sin !== undefined) packFixed(c, sign, tangent ? (sinX << F) / cosX : sinX, sin);
   if (cos !== undefined) packFixed(c, 0, cosX, cos);
+  if (sin !== undefined) {
+    c.roundedUp = false;
+    packFixed(c, sign, tangent ? (sinX << F) / cosX : sinX, sin);
+  }
   return ANGLE.DONE;
 }

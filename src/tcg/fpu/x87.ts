@@ -111,6 +111,8 @@ export class X87 implements ImageFormat {
   readonly #out = new Float80();
   /** Status word of the instruction under way, without its exceptions. */
   #fsw = 0;
+  /** Its abridged tags. */
+  #ftw = 0;
 
   constructor(
     state: X87State,
@@ -136,16 +138,23 @@ export class X87 implements ImageFormat {
   execute(opcode: number, modrm: number): number {
     const group = opcode & 7;
     const reg = (modrm >> 3) & 7;
-    const control = this.#control(group, modrm);
-    if (control !== X87_RESULT.UNDEFINED) return control;
+    const controls = modrm >= 0xc0 ? (group & 3) === 3 && reg === 4 : (group & 3) === 1 && reg >= 4;
+    if (controls) {
+      const result = this.#control(group, modrm);
+      if (result !== X87_RESULT.UNDEFINED) return result;
+    }
     const state = this.#state;
-    if ((state.fsw & ES) !== 0) return X87_RESULT.PENDING;
-    this.#fsw = state.fsw;
+    const fsw = state.fsw;
+    if ((fsw & ES) !== 0) return X87_RESULT.PENDING;
+    const ftw = state.ftw;
+    this.#fsw = fsw;
+    this.#ftw = ftw;
     this.#context.begin(state.fcw);
     const result = modrm >= 0xc0 ? this.#register(group, reg, modrm & 7) : this.#memory(group, reg);
     if (result === X87_RESULT.UNDEFINED) return result;
     const c = this.#context;
     state.fsw = c.flags === 0 ? this.#fsw : summarized(this.#fsw | c.flags, state.fcw);
+    if (this.#ftw !== ftw) state.ftw = this.#ftw;
     return result;
   }
 
@@ -264,7 +273,7 @@ export class X87 implements ImageFormat {
   }
 
   #empty(i: number): boolean {
-    return (this.#state.ftw & (1 << this.#physical(i))) === 0;
+    return (this.#ftw & (1 << this.#physical(i))) === 0;
   }
 
   #get(i: number, out: Float80): Float80 {
@@ -276,11 +285,11 @@ export class X87 implements ImageFormat {
   #set(i: number, value: Float80): void {
     const physical = this.#physical(i);
     this.#state.writeRegister(physical, value);
-    this.#state.ftw |= 1 << physical;
+    this.#ftw |= 1 << physical;
   }
 
   #pop(): void {
-    this.#state.ftw &= ~(1 << this.#physical(0));
+    this.#ftw &= ~(1 << this.#physical(0));
     this.#moveTop(1);
   }
 
@@ -475,7 +484,7 @@ export class X87 implements ImageFormat {
 
   #free(i: number, pop: boolean): number {
     this.#conditions(C1, 0);
-    this.#state.ftw &= ~(1 << this.#physical(i));
+    this.#ftw &= ~(1 << this.#physical(i));
     if (pop) this.#pop();
     return X87_RESULT.DONE;
   }

@@ -4,8 +4,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Float80 } from '../../../src/tcg/fpu/float80.ts';
-import type { X87State } from '../../../src/tcg/fpu/state.ts';
-import { summarized } from '../../../src/tcg/fpu/state.ts';
+import { fxrstor, fxsave } from '../../../src/tcg/fpu/fxsave.ts';
+import { AreaX87State } from '../../../src/tcg/fpu/state.ts';
 import { x87Encoding } from '../../../src/tcg/fpu/table.ts';
 import { X87, X87_RESULT } from '../../../src/tcg/fpu/x87.ts';
 
@@ -114,52 +114,30 @@ function decode(view: DataView): X87Outcome {
   };
 }
 
-/** A register's state in plain memory. */
-export class PlainState implements X87State {
-  fcw = 0x37f;
-  fsw = 0;
-  ftw = 0;
-  fop = 0;
-  fip = 0n;
-  fdp = 0n;
-  readonly registers = Array.from({ length: 8 }, () => new Float80());
-  readRegister(physical: number, out: Float80): void {
-    out.copy(this.registers[physical]);
-  }
-  writeRegister(physical: number, value: Float80): void {
-    this.registers[physical].copy(value);
-  }
-}
+const FORM = { wide: true, longMode: true };
+const X87_AREA = 0x1000;
 
-/** Executes a case on the emulation. */
+/** Executes a case on the emulation, with its state in a vCPU's area as the engine has it. */
 export function emulate(c: X87Case): X87Outcome {
-  const state = new PlainState();
-  state.fcw = c.fcw;
-  state.fsw = summarized(c.fsw, c.fcw);
-  state.ftw = c.ftw;
-  const top = (c.fsw >> 11) & 7;
-  for (const [i, register] of c.stack.entries()) state.registers[(top + i) & 7].copy(register);
-  const x87 = new X87(state);
-  const operand = new Uint8Array(x87.operand.buffer);
-  operand.set(c.memory ?? []);
+  const view = new DataView(new ArrayBuffer(CASE_BYTES));
+  encode(c, view);
+  const state = new AreaX87State(new ArrayBuffer(X87_AREA), 0);
+  if (!fxrstor(state, view, 0, FORM)) throw new Error('The case has an invalid MXCSR.');
+  const x87 = new X87(state, view, MEMORY);
   x87.eflags = c.eflags ?? 0;
   x87.ax = RAX_BEFORE;
   x87.size16 = c.size16 ?? false;
+  const operand = new Uint8Array(view.buffer, MEMORY, 128);
   const before = operand.slice();
-  const result =
-    x87Encoding(c.opcode, c.modrm) === undefined ? X87_RESULT.UNDEFINED : x87.execute(c.opcode, c.modrm);
-  if (result === X87_RESULT.NO_STORE) operand.set(before);
-  const newTop = (state.fsw >> 11) & 7;
-  return {
-    fault: result === X87_RESULT.PENDING ? '#MF' : result === X87_RESULT.UNDEFINED ? '#UD' : 'none',
-    fcw: state.fcw,
-    fsw: state.fsw,
-    ftw: state.ftw,
-    stack: Array.from({ length: 8 }, (_, i) => hex(state.registers[(newTop + i) & 7])),
-    memory: Buffer.from(operand).toString('hex'),
-    eflags: x87.eflags & STATUS_FLAGS,
-    ax: x87.ax,
-  };
+  const defined = x87Encoding(c.opcode, c.modrm) !== undefined;
+  const result = defined ? x87.execute(c.opcode, c.modrm) : X87_RESULT.UNDEFINED;
+  if (result !== X87_RESULT.DONE) operand.set(before);
+  fxsave(state, view, 0, FORM);
+  const outcome = decode(view);
+  outcome.fault = result === X87_RESULT.PENDING ? '#MF' : result === X87_RESULT.UNDEFINED ? '#UD' : 'none';
+  outcome.eflags = x87.eflags & STATUS_FLAGS;
+  outcome.ax = x87.ax;
+  return outcome;
 }
 
 /** Sign, exponent and significand, readable. */
