@@ -41,8 +41,11 @@ function callsOf(vcpu: EngineVcpu): VcpuCalls {
   };
 }
 
-function pin(result: number): void {
-  if (result === 0) return;
+/** Pins the calling thread; only once everything is loaded: threads that loading starts would be pinned with it. */
+function pin(vcpu: EngineVcpu): void {
+  if (init.affinity.length === 0 || nativeProblem() !== undefined) return;
+  if (loadNative().setAffinity(0, [...init.affinity]) === 0) return;
+  vcpu.close();
   const { index } = init.port;
   throw new TsvError(
     'TSV_E_CONFIG',
@@ -55,14 +58,11 @@ function pin(result: number): void {
 
 async function main(): Promise<void> {
   const control = new VcpuControl(init.control);
-  if (nativeProblem() === undefined) {
-    const native = loadNative();
-    control.tid = native.gettid();
-    if (init.affinity.length > 0) pin(native.setAffinity(0, [...init.affinity]));
-  }
-  const vcpu = await openVcpu(init.port);
-  const memory = new GuestMemory(init.memory);
   const wakeups = nativeProblem() === undefined ? loadNative() : undefined;
+  if (wakeups !== undefined) control.tid = wakeups.gettid();
+  const vcpu = await openVcpu(init.port);
+  pin(vcpu);
+  const memory = new GuestMemory(init.memory);
   const bus = new BusClient(
     new BusTable(init.busTable),
     new Channel(init.channel, wakeups),
