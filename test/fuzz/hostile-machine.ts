@@ -64,7 +64,7 @@ export class HostileMachine implements AsyncDisposable {
     this.#irqchip = irqchip;
     const pit = board === 'pc' && timeScale === 1;
     this.#engine = KvmVm.create({ memory: this.memory, irqchip, pit }, { probe: probeKvm });
-    this.bus = new Bus({ onDeviceError: (error) => this.errors.push(error) });
+    this.bus = new Bus({ onDeviceError: (error) => this.errors.push(error) }, { wakeups: loadNative() });
     this.#irqs = new IrqLines((gsi, level) => this.#engine.setIrqLine(gsi, level));
     const config = { board, cpus: 1, timeScale };
     const addDevice = (device: Device, options: DeviceOptions) => this.#add(device, options);

@@ -37,7 +37,10 @@ interface Options {
 function rig({ trace = [], affinity = [], port: change = (port) => port }: Options = {}): Rig {
   const memory = allocateRam({ size: 2 << 20, native: nativeMemory(loadNative()) });
   const engine = KvmVm.create({ memory, irqchip: 'none', pit: false });
-  const bus = new Bus({ onDeviceError: (error) => expect.unreachable(error.message) });
+  const bus = new Bus(
+    { onDeviceError: (error) => expect.unreachable(error.message) },
+    { wakeups: loadNative() },
+  );
   const port = engine.vcpuPort(0);
   const outcomes: RunOutcome[] = [];
   const lines: string[] = [];
