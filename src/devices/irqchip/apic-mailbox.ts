@@ -4,15 +4,15 @@
  * A local APIC belongs to its vCPU's thread. What others do to it (I/O APIC, MSIs, other vCPUs' IPIs) is to set bits
  * in the words below, atomically, and to wake the vCPU; what they must know of it to choose a destination it publishes
  * here. All of it is one Int32Array, so it may lie in a WebAssembly memory, where translated code polls
- * {@link MAILBOX_WAKE} like any other word.
+ * the wake word like any other; an engine that has such a word already gives that one.
  *
  * Order: a request bit is set before the wake word, and the vCPU clears the wake word before it looks at the requests,
- * so no request is ever missed; at worst a vCPU looks once for nothing.
+ * so no request is ever missed; at worst a vCPU looks once for nothing. The wake bits are hints about what to look for: a
+ * vCPU that looks at everything may also set and clear the word as a whole.
  */
 import { FIRST_LEGAL_VECTOR } from './apic-registers.ts';
 
-/** Index of the wake word: reasons ({@link WAKE}) why the vCPU should look up. */
-export const MAILBOX_WAKE = 0;
+const WAKE_WORD = 0;
 const MODE = 1;
 const ID = 2;
 const LDR = 3;
@@ -49,13 +49,27 @@ export type LintPin = 0 | 1;
 
 const SIPI_VALID = 0x100;
 
+/** A word of shared memory that a vCPU polls while it runs and sleeps on while it is halted. */
+export interface WakeWord {
+  words: Int32Array;
+  index: number;
+}
+
 /** One local APIC's shared words. Every method is safe from any thread unless it says whose it is. */
 export class ApicMailbox {
   readonly words: Int32Array;
+  readonly #wake: WakeWord;
 
-  /** @param words {@link MAILBOX_WORDS} words of shared memory, zero when new */
-  constructor(words: Int32Array = new Int32Array(new SharedArrayBuffer(MAILBOX_WORDS * 4))) {
+  /**
+   * @param words {@link MAILBOX_WORDS} words of shared memory, zero when new
+   * @param wake the wake word, when it is not to be the mailbox's own
+   */
+  constructor(
+    words: Int32Array = new Int32Array(new SharedArrayBuffer(MAILBOX_WORDS * 4)),
+    wake: WakeWord = { words, index: WAKE_WORD },
+  ) {
     this.words = words;
+    this.#wake = wake;
   }
 
   // Senders ------------------------------------------------------------------------------------------------------
@@ -116,8 +130,9 @@ export class ApicMailbox {
 
   /** Sets wake bits and wakes the vCPU if it sleeps in {@link sleep}. */
   wake(bits: number): void {
-    Atomics.or(this.words, MAILBOX_WAKE, bits);
-    Atomics.notify(this.words, MAILBOX_WAKE);
+    const { words, index } = this.#wake;
+    Atomics.or(words, index, bits);
+    Atomics.notify(words, index);
   }
 
   // What senders read --------------------------------------------------------------------------------------------
@@ -160,7 +175,7 @@ export class ApicMailbox {
 
   /** vCPU: takes the wake bits; call it before looking at what is requested. */
   takeWake(): number {
-    return Atomics.exchange(this.words, MAILBOX_WAKE, 0);
+    return Atomics.exchange(this.#wake.words, this.#wake.index, 0);
   }
 
   /**
@@ -168,7 +183,7 @@ export class ApicMailbox {
    * @param milliseconds of host time, fractions included; Infinity for no limit
    */
   sleep(milliseconds: number): void {
-    Atomics.wait(this.words, MAILBOX_WAKE, 0, milliseconds);
+    Atomics.wait(this.#wake.words, this.#wake.index, 0, milliseconds);
   }
 
   /** vCPU: takes the pending NMI. */
@@ -276,15 +291,23 @@ export class ApicMailbox {
   }
 }
 
-/**
- * Mailboxes for `count` vCPUs.
- * @param shared another thread's; without it they are new, each addressed as its local APIC will be after power-up, so
- * that nothing sent before that vCPU's thread has come up is lost
- */
-export function apicMailboxes(count: number, shared?: SharedArrayBuffer): ApicMailbox[] {
-  const words = shared ?? new SharedArrayBuffer(count * MAILBOX_WORDS * 4);
+/** Options of {@link apicMailboxes}. */
+export interface ApicMailboxesOptions {
+  /**
+   * Another thread's mailboxes. Without it they are new, each addressed as its local APIC will be after power-up, so that
+   * nothing sent before that vCPU's thread has come up is lost.
+   */
+  shared?: SharedArrayBuffer;
+  /** Each vCPU's wake word, when the engine has its own. */
+  wake?: (index: number) => WakeWord;
+}
+
+/** Mailboxes for `count` vCPUs; `mailboxes[0].words.buffer` is what other threads give as `shared`. */
+export function apicMailboxes(count: number, { shared, wake }: ApicMailboxesOptions = {}): ApicMailbox[] {
+  const buffer = shared ?? new SharedArrayBuffer(count * MAILBOX_WORDS * 4);
   return Array.from({ length: count }, (_, index) => {
-    const mailbox = new ApicMailbox(new Int32Array(words, index * MAILBOX_WORDS * 4, MAILBOX_WORDS));
+    const words = new Int32Array(buffer, index * MAILBOX_WORDS * 4, MAILBOX_WORDS);
+    const mailbox = new ApicMailbox(words, wake?.(index));
     if (shared === undefined) mailbox.publish(MODE_BITS.hardwareEnabled, index, 0, 0xffff_ffff);
     return mailbox;
   });

@@ -176,14 +176,22 @@ it('is on the bus where a PC has it, with the two cycles that guests cannot make
   expect(cpus[0].takeAll()).toEqual([0x49]);
 });
 
+it('wakes by the engine’s own word where there is one', () => {
+  const words = new Int32Array(new SharedArrayBuffer(64));
+  const [mailbox] = apicMailboxes(1, { wake: () => ({ words, index: 5 }) });
+  mailbox.postNmi();
+  mailbox.sleep(60_000);
+  expect([words[5], mailbox.takeWake(), words[5]]).toEqual([WAKE.nmi, WAKE.nmi, 0]);
+});
+
 it('wakes a processor that sleeps in another thread, and loses no request of many', async () => {
   const shared = new SharedArrayBuffer(1024);
-  const [mailbox] = apicMailboxes(1, shared);
+  const [mailbox] = apicMailboxes(1, { shared });
   mailbox.publish(3, 0, 0, 0);
   const source = `
     import { workerData, parentPort } from 'node:worker_threads';
     const { apicMailboxes } = await import(workerData.module);
-    const [mailbox] = apicMailboxes(1, workerData.shared);
+    const [mailbox] = apicMailboxes(1, { shared: workerData.shared });
     const seen = new Map();
     while (seen.get(255) === undefined) {
       mailbox.sleep(60_000);
