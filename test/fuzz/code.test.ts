@@ -1,3 +1,4 @@
+// needs: kvm
 /** Random machine code on the real /dev/kvm: whatever it does, its machine ends or can be paused, and nothing else changes. */
 import { afterAll, describe, expect, it } from 'vitest';
 import type { Device } from '../../src/devices/device.ts';

@@ -1,3 +1,4 @@
+// needs: kvm
 /**
  * Port and MMIO accesses by a guest: an interpreter in the guest carries out lists of (operation, address, value), so
  * that one run makes thousands of accesses through vCPU thread, channel and bus.

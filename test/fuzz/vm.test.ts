@@ -1,3 +1,4 @@
+// needs: kvm
 /** Hostile guests in whole machines: every run ends in a pause or an exit, and every machine can be closed. */
 import { afterAll, describe, expect, it } from 'vitest';
 import { CODE, MODES, type Mode, prepare, type Tables } from './guest-image.ts';

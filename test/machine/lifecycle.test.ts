@@ -1,3 +1,4 @@
+// needs: kvm
 /** A machine's life as a program sees it: states, console, events, counters, pinning, and every way a guest can end. */
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { readdirSync, readFileSync } from 'node:fs';

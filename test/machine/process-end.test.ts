@@ -1,3 +1,4 @@
+// needs: kvm
 /** However a process ends, machines in it must not keep it: real child processes with vCPUs inside the guest. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,3 +1,4 @@
+// needs: kvm
 /** SYSCALL where a KVM leaves it unfinished: the repair on a vCPU of plain objects, and system calls on the real one. */
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';

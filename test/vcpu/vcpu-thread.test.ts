@@ -1,3 +1,4 @@
+// needs: kvm
 /** A vCPU's thread as the machine uses it, on the real /dev/kvm. */
 import { afterEach, describe, expect, it } from 'vitest';
 import { Bus } from '../../src/devices/bus.ts';
