@@ -62,6 +62,8 @@ export class Cpu {
     this.state = new CpuState(memory, base);
     this.state.setI32(S.FAULT_VECTOR, -1);
     this.state.setU64(S.SHADOW_RIP, (1n << 64n) - 1n);
+    this.state.setI32(S.MXCSR, 0x1f80);
+    this.state.setI32(S.FCW, 0x37f);
     this.map = new PhysicalMap(config.regions);
     this.mmu = new Mmu(this.state, this.map, this.log);
     this.interpreter = generateInterpreter(INSTRUCTIONS, base, memory.buffer.byteLength / WASM_PAGE);

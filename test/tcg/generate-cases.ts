@@ -147,10 +147,14 @@ export function randomCase(encoding: Encoding, r: Random): Case {
       : Uint8Array.from({ length: bytes }, () => r.pick([0, 0xff, 1, 0x80, 0x7f]));
     tail.push(...immediate);
   }
+  if (encoding.instruction.name === 'leave') before.gpr[5] = BigInt(DATA + 1024);
+  if (encoding.instruction.name === 'xlat') before.gpr[3] = BigInt(DATA + 1024);
   if (letters.has('X')) {
     before.gpr[1] = BigInt(r.below(20));
     before.gpr[6] = BigInt(DATA + 512 + r.below(512));
-    before.gpr[7] = r.chance(50) ? BigInt(DATA + 1200 + r.below(512)) : before.gpr[6] + BigInt(r.below(40) - 20);
+    before.gpr[7] = r.chance(50)
+      ? BigInt(DATA + 1200 + r.below(512))
+      : before.gpr[6] + BigInt(r.below(40) - 20);
     if (r.chance(70)) head.push(r.pick([0xf2, 0xf3]));
   }
   const extendsReg = encoding.extension < 0 && reg >= 8;

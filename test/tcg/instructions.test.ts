@@ -14,6 +14,14 @@ afterAll(() => oracle[Symbol.dispose]());
 
 /** Not to be compared: results differ by nature, or they are privileged, or they have tests of their own. */
 const EXCLUDED = new Set([
+  // Estimates.
+  'rcpps',
+  'rcpss',
+  'rsqrtps',
+  'rsqrtss',
+  'ldmxcsr',
+  'stmxcsr',
+
   'push_seg4',
   'push_seg5',
   'mov_from_seg',
@@ -69,7 +77,9 @@ function firstDifference(
 ): string | undefined {
   for (let i = 0; i < count; i++) {
     const c = randomCase(encoding, new Random(seed + i));
-    const found = difference(instruction, c, oracle.run(c), subject.run(c));
+    let found = difference(instruction, c, oracle.run(c), subject.run(c));
+    // A software KVM rarely repeats an instruction that it was interrupted in: what differs must differ twice.
+    if (found !== undefined) found = difference(instruction, c, oracle.run(c), subject.run(c));
     if (found !== undefined) {
       return `${instruction.name} "${encoding.text}" ${Buffer.from(c.code).toString('hex')} seed ${seed + i}: ${found}`;
     }

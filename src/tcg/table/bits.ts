@@ -165,7 +165,7 @@ function doubleShift(name: string, opcode: number, left: boolean): void {
           } else if (width === 32) {
             c.f.set(r, left ? a.shl(32).or(b).shl(count).shr_u(32) : b.shl(32).or(a).shr_u(count));
           } else {
-            // 16 bits: counts of 17 to 31 continue with the destination again, as processors do.
+            // Counts above 16 are undefined; AMD's processors go on with the source again.
             c.f.set(
               r,
               left

@@ -6,6 +6,9 @@ import type { Instruction } from './instruction.ts';
 import { moves } from './moves.ts';
 import { strings } from './strings.ts';
 import { system } from './system.ts';
+import { vectorFloat } from './vector-float.ts';
+import { vectorInteger } from './vector-integer.ts';
+import { vectorMoves } from './vector-moves.ts';
 
 /** All instructions, in the order in which encodings are tried. */
 export const INSTRUCTIONS: readonly Instruction[] = [
@@ -15,4 +18,7 @@ export const INSTRUCTIONS: readonly Instruction[] = [
   bits,
   strings,
   system,
+  vectorFloat,
+  vectorMoves,
+  vectorInteger,
 ].flatMap((table) => table.instructions);
