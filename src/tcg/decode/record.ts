@@ -176,6 +176,9 @@ export class RecordWriter {
         case 'S':
           view.setInt32(field, d.reg & 7, true);
           break;
+        case 'T':
+          view.setInt32(field, d.modrm, true);
+          break;
         case 'K':
           view.setInt32(field, d.reg, true);
           break;

@@ -13,7 +13,8 @@
  * - mod: `m` memory only, `r` register only
  * - operands: letter and size. E ModRM.rm, G ModRM.reg, Z opcode register, M memory, B VEX.vvvv, A accumulator, I
  *   immediate, J relative target, O memory at an absolute offset, V and W vector register and vector or memory,
- *   P and Q the same for MMX, N and U register forms, C the register CL, 1 the constant
+ *   P and Q the same for MMX, N and U register forms, C the register CL, 1 the constant, S a segment
+ *   register, K a control or debug register, T the ModRM byte itself, X a string operand, F a far pointer
  *   Sizes: b w d q x (16 bytes), v (operand size), y (4 or 8), z (immediate of 2 or 4), s (sign-extended byte)
  * - attributes: d64 and f64 (SDM vol. 2 table A-1), i64 and o64 (invalid in, only in 64-bit mode), w0 w1 (REX/VEX.W),
  *   u (vector memory operand may be unaligned), l0
@@ -243,8 +244,8 @@ export function slotsOf(encoding: Encoding, size: number, memory: boolean): Slot
       case 'J':
         return slot('relative');
       case 'S':
-      case 'D':
       case 'K':
+      case 'T':
         return slot('none');
       default:
         return slot(register);

@@ -139,7 +139,7 @@ moves.add(
   {},
   () => {},
 );
-moves.add('fwait', '9b', {}, () => {});
+moves.add('fwait', '9b', {}, (c) => c.system(SYSTEM.FWAIT));
 // One processor's stores are seen in order; a fence orders them with loads, for the other processors.
 moves.add('lfence', 'np.0f.ae/5r', {}, () => {});
 moves.add('mfence', 'np.0f.ae/6r', {}, (c) => c.f.fence());

@@ -86,7 +86,7 @@ const NAMES = [
   'BOUND',
   'ENTER',
   'X87',
-  'EMMS',
+  'FWAIT',
   'VMCALL',
   'PCMPESTRM',
   'PCMPESTRI',

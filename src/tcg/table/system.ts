@@ -101,7 +101,25 @@ operation('RDFSBASE', 'f3.0f.ae/0r Ry o64', { feature: 'fsgsbase' });
 operation('RDGSBASE', 'f3.0f.ae/1r Ry o64', { feature: 'fsgsbase' });
 operation('WRFSBASE', 'f3.0f.ae/2r Ry o64', { feature: 'fsgsbase' });
 operation('WRGSBASE', 'f3.0f.ae/3r Ry o64', { feature: 'fsgsbase' });
-operation('FXSAVE', '0f.ae/0m Mb');
-operation('FXRSTOR', '0f.ae/1m Mb');
-operation('XSAVE', '0f.ae/4m Mb', { feature: 'xsave' });
-operation('XRSTOR', '0f.ae/5m Mb', { feature: 'xsave' });
+/** The detail is REX.W: whether FIP and FDP have 64 bits. */
+for (const w of [0, 1] as const) {
+  for (const [name, encoding, feature] of [
+    ['FXSAVE', 'np.0f.ae/0m', undefined],
+    ['FXRSTOR', 'np.0f.ae/1m', undefined],
+    ['XSAVE', 'np.0f.ae/4m', 'xsave'],
+    ['XRSTOR', 'np.0f.ae/5m', 'xsave'],
+    ['XSAVEOPT', 'np.0f.ae/6m', 'xsaveopt'],
+  ] as const) {
+    system.add(`${name.toLowerCase()}${w}`, `${encoding} Mb w${w}`, { feature }, (c) =>
+      c.system(SYSTEM[name], w),
+    );
+  }
+}
+
+for (let opcode = 0xd8; opcode <= 0xdf; opcode++) {
+  const hex = opcode.toString(16);
+  // The operand size is that of FLDENV and its kin; the memory operand's size is the instruction's own affair.
+  system.add(`x87_${hex}`, [`${hex}m Mv,T`, `${hex}r T`], { feature: 'fpu' }, (c) =>
+    c.system(SYSTEM.X87, opcode),
+  );
+}
