@@ -21,7 +21,7 @@ export interface InterruptMessage {
   triggerMode: 'edge' | 'level';
 }
 
-/** Models in the destination format register's top four bits; others are reserved, and match nothing. */
+/** Models in the destination format register's top four bits; others are reserved and match nothing. */
 const DFR_FLAT = 0xf;
 const DFR_CLUSTER = 0x0;
 
