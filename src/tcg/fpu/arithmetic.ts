@@ -121,9 +121,10 @@ function multiplyHigh(a: number, b: number): number {
   const ah = a >>> 16;
   const bl = b & 0xffff;
   const bh = b >>> 16;
-  const low = (Math.imul(al, bl) >>> 16) + al * bh;
-  const middle = (low & 0xffff) + ah * bl;
-  return (ah * bh + ((low / 0x1_0000) | 0) + ((middle / 0x1_0000) | 0)) | 0;
+  // Neither sum exceeds 32 bits, so that wrapping integer arithmetic is exact.
+  const first = (Math.imul(ah, bl) + (Math.imul(al, bl) >>> 16)) | 0;
+  const second = (Math.imul(al, bh) + (first & 0xffff)) | 0;
+  return (Math.imul(ah, bh) + (first >>> 16) + (second >>> 16)) | 0;
 }
 
 /** `out = a * b` */
@@ -262,8 +263,9 @@ export function divide(c: FpuContext, a: Float80, b: Float80, out: Float80): boo
     const numerator = rh * 0x1_0000 + (rl >>> 16);
     let q = Math.floor(numerator / dh);
     const product = q * dl;
-    let h = numerator - q * dh - Math.floor(product / TWO32);
-    let l = (rl & 0xffff) * 0x1_0000 - (product % TWO32);
+    const carry = Math.floor(product / TWO32);
+    let h = numerator - q * dh - carry;
+    let l = (rl & 0xffff) * 0x1_0000 - (product - carry * TWO32);
     if (l < 0) {
       l += TWO32;
       h--;

@@ -3,8 +3,8 @@
  * transcendental instructions. Errors stay far below the last of the 64 bits that are kept of a result.
  */
 
-/** Bits behind the point: arguments down to 2^-70, their cancellation, and 80 good bits. */
-export const FRACTION = 224;
+/** Bits behind the point: arguments down to 2^-68 and exact, cancellation of as much, and 90 good bits. */
+export const FRACTION = 160;
 const F = BigInt(FRACTION);
 const ONE = 1n << F;
 

@@ -380,8 +380,11 @@ export function circular(
   const quadrants = (x + (halfPi >> 1n)) / halfPi;
   const r = x - quadrants * halfPi;
   const quadrant = Number(quadrants & 3n);
-  const s = sine(r);
-  const k = cosine(r);
+  // Odd quadrants swap the two; what is not asked for is not computed.
+  const odd = (quadrant & 1) !== 0;
+  const both = tangent || (sin !== undefined && cos !== undefined);
+  const s = both || (sin !== undefined) !== odd ? sine(r) : 0n;
+  const k = both || (sin !== undefined) === odd ? cosine(r) : 0n;
   const sinX = quadrant === 0 ? s : quadrant === 1 ? k : quadrant === 2 ? -s : -k;
   const cosX = quadrant === 0 ? k : quadrant === 1 ? -s : quadrant === 2 ? -k : s;
   if (cos !== undefined) packFixed(c, 0, cosX, cos);
