@@ -6,7 +6,16 @@ const root = join(import.meta.dirname ?? new URL('.', import.meta.url).pathname,
 const addon = join(root, 'build-asan/Debug/tsvisor.node');
 // The runtime must be the first library of the process; node itself is not built with it.
 const runtime = execFileSync('gcc', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim();
-const tests = ['test/kvm', 'test/machine/vm.test.ts', 'test/memory', ...process.argv.slice(2)];
+const machine = ['assist', 'cpu-model', 'memory', 'pinning', 'vcpu-state', 'vm'].map(
+  (name) => `test/machine/${name}.test.ts`,
+);
+const tests = [
+  'test/kvm',
+  'test/memory',
+  'test/boot/guest-run.test.ts',
+  ...machine,
+  ...process.argv.slice(2),
+];
 const vitest = join(root, 'node_modules/vitest/vitest.mjs');
 const { status } = spawnSync(process.execPath, [vitest, 'run', ...tests], {
   cwd: root,

@@ -99,7 +99,7 @@ describe('5 GiB of RAM', () => {
     expect(() => vm.memory.readU8(3 * GIB)).toThrow(expect.objectContaining({ code: 'TSV_E_GUEST_ADDRESS' }));
   });
 
-  it('is told to the guest: fw_cfg and CMOS agree', async () => {
+  it('is told to the guest by CMOS', async () => {
     await using vm = await Vm.create({
       memory: '5G',
       memoryBackend: `file:${join(folder, 'ram')}`,
