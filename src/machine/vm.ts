@@ -12,7 +12,7 @@ import type { Logger } from 'pino';
 import { Bus } from '../devices/bus.ts';
 import type { Device, StopReason } from '../devices/device.ts';
 import { GuestClock } from '../devices/guest-clock.ts';
-import { TsvError, toTsvError } from '../errors.ts';
+import { TsvError } from '../errors.ts';
 import { loadNative, nativeProblem } from '../kvm/native.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { EngineVm } from '../vcpu/engine.ts';
@@ -462,9 +462,4 @@ export class Vm implements AsyncDisposable {
     this.#state = state;
     stateChannel.publish({ vm: this, state });
   }
-}
-
-/** Wraps a failure to create a machine; used by the CLI. */
-export function creationError(error: unknown): TsvError {
-  return toTsvError(error, 'TSV_E_INTERNAL', error instanceof Error ? error.message : String(error));
 }
