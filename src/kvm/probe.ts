@@ -64,7 +64,8 @@ export interface KvmProbe {
 let cached: KvmProbe | undefined;
 
 /**
- * Probes the host's KVM, once for each process; takes a few milliseconds.
+ * Probes the host's KVM, once for each process; takes some milliseconds on a software KVM. What not every machine needs
+ * to know (`userMips`, `forced`) is found out when it is asked for.
  * @throws the errors of KvmSystem.open
  */
 export function probeKvm(): KvmProbe {
@@ -72,16 +73,29 @@ export function probeKvm(): KvmProbe {
   using vm = new ScratchVm();
   const kernelMips = speed(vm, 0);
   const software = kernelMips < SOFTWARE_MIPS;
+  let userMips: number | undefined;
+  let forced: string[] | undefined;
   cached = {
     software,
     kernelMips,
-    userMips: speed(vm, 3),
+    get userMips() {
+      userMips ??= userSpeed();
+      return userMips;
+    },
     // Hardware runs kernel mode itself; KVM's emulator is then not asked.
     lacking: software ? Object.keys(INSTRUCTIONS).filter((feature) => !knows(vm, feature)) : [],
     syscallUnfinished: software && !syscallWorks(vm),
-    forced: software ? forcedFeatures() : [],
+    get forced() {
+      forced ??= software ? forcedFeatures() : [];
+      return forced;
+    },
   };
   return cached;
+}
+
+function userSpeed(): number {
+  using vm = new ScratchVm();
+  return speed(vm, 3);
 }
 
 function knows(vm: ScratchVm, feature: string): boolean {

@@ -121,6 +121,12 @@ describe('interrupt controllers in the kernel', () => {
     expect(lapicPending(vm, 0x42)).toBe(false);
   });
 
+  it('drops an MSI that no local APIC takes', () => {
+    using vm = new TestVm({ irqchip: 'kernel' });
+
+    expect(() => vm.vm.signalMsi({ address: 0xfee77000, data: 0x41 })).not.toThrow();
+  });
+
   it('raises a routed GSI when an irqfd is written', async () => {
     using vm = new TestVm({ irqchip: 'kernel' });
     enableLapic(vm);
