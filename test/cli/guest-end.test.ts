@@ -74,6 +74,17 @@ describe('the exit status', () => {
   });
 });
 
+describe('a long report', () => {
+  it('arrives whole where both outputs lead to one pipe', () => {
+    // 64 register dumps are more than a pipe holds (64 KiB).
+    const command = `"${process.execPath}" "${MAIN}" run --flat "${file(SPIN)}" --cpus 64 --timeout 1 2>&1 | { sleep 3; cat; }`;
+    const { stdout } = spawnSync('bash', ['-c', command], { encoding: 'utf8' });
+
+    expect(stdout.match(/^vCPU \d+/gm)).toHaveLength(64);
+    expect(stdout).toMatch(ERROR('TSV_E_TIMEOUT'));
+  });
+});
+
 describe('machine code', () => {
   it('runs in real mode wherever it is put', async () => {
     const path = file(
