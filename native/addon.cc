@@ -29,6 +29,8 @@ bool GetBytes(const Napi::CallbackInfo& info, size_t index, Bytes* out) {
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new tsv::EnvData());
+  // Counts up with every change of what is exported; the loader compares it with its own (src/kvm/native.ts).
+  exports["version"] = Napi::Number::New(env, 2);
   tsv::InitFile(env, exports);
   tsv::InitKvm(env, exports);
   tsv::InitMemory(env, exports);

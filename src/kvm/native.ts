@@ -18,8 +18,13 @@ export interface MsrFilterRange {
   bitmap: Uint8Array;
 }
 
+/** Version of the addon that this code was written for; the addon's sources have the same number. */
+const NATIVE_VERSION = 2;
+
 /** The addon's exports. Byte arrays are Uint8Arrays and may view shared memory. */
 export interface Native {
+  /** Must be {@link NATIVE_VERSION}. */
+  readonly version: number;
   /** open(2) with O_CLOEXEC. @returns fd or -errno */
   open(path: string, flags: number): number;
   close(fd: number): number;
@@ -122,7 +127,9 @@ function tryLoad(): Native | TsvError {
       continue;
     }
     try {
-      return require(path) as Native;
+      const native = require(path) as Native;
+      if (native.version === NATIVE_VERSION) return native;
+      tried.push(`${path} (version ${native.version}, not ${NATIVE_VERSION})`);
     } catch (error) {
       tried.push(`${path} (${(error as Error).message})`);
     }
