@@ -77,7 +77,10 @@ export class Blocks {
     this.newKey();
   }
 
-  /** Makes blocks of one instruction, or ordinary ones. */
+  /** Whether blocks have one instruction only, for single-stepping and replay. */
+  get single(): boolean {
+    return this.#single;
+  }
   set single(value: boolean) {
     if (value === this.#single) return;
     this.#single = value;
@@ -200,11 +203,9 @@ export class Blocks {
       count++;
       if (length > 0) at += length;
     }
-    let records = count;
-    if (!ended) {
-      writer.goto(first + count * RECORD, at - host, count, this.#sameRest(at, host));
-      records++;
-    }
+    // Also behind an instruction that ends the block: a system operation may go on with the next record.
+    writer.goto(first + count * RECORD, at - host, count, this.#sameRest(at, host));
+    const records = count + 1;
     this.#arena = first + records * RECORD;
     const block = { record: first, count: records, key };
     this.#byKey.set(key, block);
@@ -234,7 +235,8 @@ export class Blocks {
     // Such blocks are not kept; their records live at the arena's very end, where no kept block reaches.
     const record = base + ARENA + ARENA_SIZE - 4 * RECORD;
     if (length <= 0) this.#writer.invalid(record, 0, 0, length);
-    else if (!this.#writer.write(record, this.#decoder, 0, 0, length, width, -1)) {
+    else {
+      this.#writer.write(record, this.#decoder, 0, 0, length, width, -1);
       this.#writer.goto(record + RECORD, length, 1, false);
     }
     return -record;
