@@ -7,6 +7,7 @@ import { FPU_OPERATIONS } from './fpu-operations.ts';
 import { IO_OPERATIONS } from './io-operations.ts';
 import type { OperationFunction } from './operations.ts';
 import { SEGMENT_OPERATIONS } from './segment-operations.ts';
+import { STRING_COMPARE_OPERATIONS } from './string-compare.ts';
 
 /** What is missing raises #UD. */
 export const OPERATIONS: Readonly<Partial<Record<SystemOperation, OperationFunction>>> = {
@@ -16,4 +17,5 @@ export const OPERATIONS: Readonly<Partial<Record<SystemOperation, OperationFunct
   ...FPU_OPERATIONS,
   ...IO_OPERATIONS,
   ...SEGMENT_OPERATIONS,
+  ...STRING_COMPARE_OPERATIONS,
 };

@@ -176,9 +176,7 @@ export function sizesOf(encoding: Encoding): readonly number[] {
   }
   if (operands.some((o) => o.size === 'y')) return encoding.w === 1 ? [8] : encoding.w === 0 ? [4] : [4, 8];
   const size = operands[0]?.size;
-  return [
-    size === 'b' || !size ? 1 : size === 'w' ? 2 : size === 'd' ? 4 : size === 'x' ? 16 : 8,
-  ];
+  return [size === 'b' || !size ? 1 : size === 'w' ? 2 : size === 'd' ? 4 : size === 'x' ? 16 : 8];
 }
 
 /** An operand's size in bytes when the instruction has `size`. */

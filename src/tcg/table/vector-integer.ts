@@ -3,6 +3,7 @@ import type { Meaning } from '../emit/meaning.ts';
 import { R, S } from '../layout.ts';
 import { type Expr, i32, i64, type Local, load, select, v128, vector } from '../wasm/index.ts';
 import { Table } from './instruction.ts';
+import { SYSTEM } from './system-operations.ts';
 
 export const vectorInteger = new Table();
 
@@ -300,3 +301,17 @@ vectorInteger.add('mpsadbw', '66.0f3a.42 Vx,Wx,Ib', SSE41, (c) => {
   }
   c.writeVector(0, sum);
 });
+
+/** The string compares are TypeScript; the detail is REX.W, which makes the explicit lengths 64 bits wide. */
+for (const w of [0, 1] as const) {
+  for (const [name, opcode] of [
+    ['PCMPESTRM', '60'],
+    ['PCMPESTRI', '61'],
+    ['PCMPISTRM', '62'],
+    ['PCMPISTRI', '63'],
+  ] as const) {
+    vectorInteger.add(`${name.toLowerCase()}${w}`, `66.0f3a.${opcode} Vx,Wx,Ib w${w} u`, SSE42, (c) =>
+      c.system(SYSTEM[name], w),
+    );
+  }
+}
