@@ -13,7 +13,8 @@ import { Bus } from '../devices/bus.ts';
 import type { Device, StopReason } from '../devices/device.ts';
 import { GuestClock } from '../devices/guest-clock.ts';
 import { TsvError } from '../errors.ts';
-import { loadNative, nativeProblem } from '../kvm/native.ts';
+import { loadNative, nativeMemory, nativeProblem } from '../kvm/native.ts';
+import { releaseRam } from '../memory/allocate.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { EngineVm } from '../vcpu/engine.ts';
 import type { RunOutcome } from '../vcpu/protocol.ts';
@@ -163,6 +164,10 @@ export class Vm implements AsyncDisposable {
     const { tsc_khz } = await this.#vcpus[0].get('tsc_khz');
     const states = cpuSetup(this.config, this.#engine, this.memory, this.#boot, tsc_khz);
     await Promise.all(this.#vcpus.map((vcpu, i) => vcpu.set(states[i])));
+    // Without interrupt controllers nothing could ever start the other vCPUs.
+    if (this.config.irqchip === 'none' && !this.#boot.startAll) {
+      for (const vcpu of this.#vcpus.slice(1)) this.#halted.add(vcpu);
+    }
   }
 
   #spawn(index: number): VcpuThread {
@@ -303,10 +308,11 @@ export class Vm implements AsyncDisposable {
     return collectStats(this.#vcpus.map(({ control }) => control));
   }
 
-  /** Ends the run, if it has not ended, and releases everything. */
+  /** Ends the run, if it has not ended, and releases everything, the content of {@link memory} included. */
   async close(): Promise<void> {
     this.#end({ reason: 'stopped', by: 'host' });
     await this.exited;
+    if (nativeProblem() === undefined) releaseRam(this.memory, nativeMemory(loadNative()));
   }
 
   /** {@link close}, for `await using`. */

@@ -141,3 +141,16 @@ function checkHost(size: number): void {
     hint: 'Give the machine less memory, or the back end file:PATH, which only takes up what the guest uses.',
   });
 }
+
+/** MADV_DONTNEED of <asm-generic/mman-common.h>. */
+const MADV_DONTNEED = 4;
+
+/**
+ * Gives the host back what a guest's RAM occupies, now instead of when the memory is collected. Its content is then gone;
+ * nobody may use it any more.
+ */
+export function releaseRam(memory: GuestMemory, native: NativeMemory): void {
+  for (const region of memory.regions) {
+    native.madvise(memory.memories[region.memory].buffer, region.offset, region.size, MADV_DONTNEED);
+  }
+}

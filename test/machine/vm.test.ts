@@ -150,6 +150,19 @@ describe('multiprocessor start', () => {
   });
 });
 
+describe('closing', () => {
+  it('gives the RAM back to the host', async () => {
+    const vm = await bareVm('mov byte ptr [0x1000], 1; hlt');
+    vm.start();
+    await vm.exited;
+    expect(vm.memory.readU8(0x1000)).toBe(1);
+
+    await vm.close();
+
+    expect(vm.memory.readU8(0x1000)).toBe(0);
+  });
+});
+
 describe('pause and resume', () => {
   it('stops a spinning guest, reads and writes its registers, and goes on', async () => {
     await using vm = await longModeVm('mov eax, 1; 1: test eax, eax; jnz 1b; hlt');
@@ -301,6 +314,15 @@ describe('bad configurations', () => {
     ['time that runs backwards', { timeScale: -1 }, 'TSV_E_CONFIG'],
   ])('%s: a clear error', async (_, config, code) => {
     await expect(Vm.create({ board: 'none', boot, ...config })).rejects.toMatchObject({ code });
+  });
+
+  it('leaves vCPUs that nothing can start alone', async () => {
+    await using vm = await bareVm('mov byte ptr [0x1000], 1; hlt', { cpus: 3 });
+
+    vm.start();
+
+    expect((await vm.exited).reason).toBe('halt');
+    expect(vm.memory.readU8(0x1000)).toBe(1);
   });
 
   it('refuses devices that overlap, names both, and keeps the first', async () => {

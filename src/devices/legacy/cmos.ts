@@ -32,7 +32,7 @@ const CRYSTAL_HZ = 32768;
 const KIB = 1024;
 const MIB = 1024 * KIB;
 /** ms; the largest offset the date registers can express, and far from the end of JavaScript's dates. */
-const MAX_OFFSET = 20_000 * 366 * 86400e3;
+const MAX_OFFSET = 26_000 * 366 * 86400e3;
 
 /** Options of {@link Cmos}. */
 export interface CmosOptions {

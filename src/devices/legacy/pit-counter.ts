@@ -80,8 +80,10 @@ export class PitCounter {
     this.#access = access;
     this.#mode = mode > HARDWARE_STROBE ? mode & 3 : mode; // bit 2 is "don't care" for modes 2 and 3
     this.#bcd = (value & 1) !== 0;
+    // The last mode's count is still there to be read, but it must be one this mode can have.
+    if (this.#isPeriodic) this.#reload = Math.max(this.#reload, 2);
     this.#loaded = false;
-    this.#start = this.#held = this.#next = this.#low = NONE;
+    this.#start = this.#held = this.#next = this.#nextAt = this.#low = NONE;
     this.#latchedCount = this.#latchedStatus = NONE;
     this.#highNext = false;
   }
