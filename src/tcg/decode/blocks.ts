@@ -27,6 +27,8 @@ import { RecordWriter } from './record.ts';
 /** Most instructions in a block; R.INDEX is a byte. */
 const MAX_INSTRUCTIONS = 64;
 const CHUNK = 64;
+/** Entries of the cache of code pages' translations; a power of two. */
+const CODE_TLB = 256;
 const EFER_LMA = 1 << 10;
 const VECTOR_PF = 14;
 const VECTOR_GP = 13;
@@ -35,7 +37,8 @@ interface Block {
   /** First record. */
   readonly record: number;
   readonly count: number;
-  readonly key: number;
+  readonly host: number;
+  readonly mode: number;
 }
 
 /** Blocks with code in one page of the memory. */
@@ -53,9 +56,13 @@ export class Blocks {
   readonly #map: PhysicalMap;
   readonly #decoder: Decoder;
   readonly #writer: RecordWriter;
-  readonly #byKey = new Map<number, Block>();
+  /** By mode, then by the address of the first byte: both keys are small integers, which a Map finds fastest. */
+  readonly #byMode = Array.from({ length: 8 }, () => new Map<number, Block>());
   readonly #pages = new Map<number, CodePage>();
   readonly #crossing = new Uint8Array(2 * MAX_LENGTH + 2);
+  /** Translations of code pages: linear page in halves, privilege and validity, offset in the memory. */
+  readonly #codeTlb = new Float64Array(CODE_TLB * 4);
+  #codeEpoch = 1;
   #arena: number;
   #epoch = 0;
   /** One instruction a block: single-stepping and replay. */
@@ -73,7 +80,10 @@ export class Blocks {
     const start = state.base + JUMP_CACHE;
     state.bytes.fill(0xff, start, start + JUMP_ENTRIES * JUMP_ENTRY);
     mmu.onCodeWrite = (host, length) => this.invalidate(host, length);
-    mmu.onFlush = () => this.newKey();
+    mmu.onFlush = () => {
+      this.#codeEpoch++;
+      this.newKey();
+    };
     this.newKey();
   }
 
@@ -147,13 +157,33 @@ export class Blocks {
     }
     const host = this.#translate(low, high);
     if (host < 0) return 0;
-    const key = host * 8 + (width === 64 ? 4 : width === 32 ? 2 : 0) + (this.#single ? 1 : 0);
-    const known = this.#byKey.get(key);
+    const mode = (width === 64 ? 4 : width === 32 ? 2 : 0) + (this.#single ? 1 : 0);
+    const known = this.#byMode[mode].get(host);
     if (known !== undefined) return known.record;
-    return this.#decode(host, key, width, low, high);
+    return this.#decode(host, mode, width, low, high);
   }
 
+  /** Address of the code at a linear address, or -1 with the fault raised. */
   #translate(low: number, high: number): number {
+    const page = low & -PAGE;
+    const entry = ((low >>> 12) & (CODE_TLB - 1)) * 4;
+    const cache = this.#codeTlb;
+    // CPL 0 to 2 and 3 have different rights; nothing else that matters changes without a flush.
+    const valid = this.#codeEpoch * 2 + (this.#state.cpl === 3 ? 1 : 0);
+    if (cache[entry] === page && cache[entry + 1] === high && cache[entry + 2] === valid) {
+      return cache[entry + 3] + (low & (PAGE - 1));
+    }
+    const host = this.#walk(low, high);
+    if (host >= 0) {
+      cache[entry] = page;
+      cache[entry + 1] = high;
+      cache[entry + 2] = valid;
+      cache[entry + 3] = host - (low & (PAGE - 1));
+    }
+    return host;
+  }
+
+  #walk(low: number, high: number): number {
     const state = this.#state;
     const { walker } = this.#mmu;
     const result = walker.walk(low, high, ACCESS.execute, state.cpl === 3);
@@ -176,7 +206,7 @@ export class Blocks {
     return -1;
   }
 
-  #decode(host: number, key: number, width: CodeWidth, low: number, high: number): number {
+  #decode(host: number, mode: number, width: CodeWidth, low: number, high: number): number {
     if (this.#arena + (MAX_INSTRUCTIONS + 8) * RECORD > this.#state.base + ARENA + ARENA_SIZE)
       this.flushAll();
     const { bytes } = this.#state;
@@ -207,8 +237,8 @@ export class Blocks {
     writer.goto(first + count * RECORD, at - host, count, this.#sameRest(at, host));
     const records = count + 1;
     this.#arena = first + records * RECORD;
-    const block = { record: first, count: records, key };
-    this.#byKey.set(key, block);
+    const block = { record: first, count: records, host, mode };
+    this.#byMode[mode].set(host, block);
     this.#register(block, host, Math.max(at, host + 1));
     this.statistics.decoded++;
     return first;
@@ -276,8 +306,8 @@ export class Blocks {
       if (bits & 1) hit = true;
     }
     if (!hit) return;
-    for (const { record, count, key } of page.blocks) {
-      this.#byKey.delete(key);
+    for (const { record, count, host: start, mode } of page.blocks) {
+      this.#byMode[mode].delete(start);
       // The block may be running: its remaining records lead back to a lookup.
       for (let i = 0; i < count; i++) this.#writer.stale(record + i * RECORD);
     }
@@ -288,7 +318,7 @@ export class Blocks {
 
   /** Drops everything. */
   flushAll(): void {
-    this.#byKey.clear();
+    for (const blocks of this.#byMode) blocks.clear();
     this.#pages.clear();
     this.#arena = this.#state.base + ARENA;
     this.statistics.flushes++;

@@ -29,6 +29,8 @@ import {
 import type { PhysicalMap } from '../physical.ts';
 import { PageWalk, WALK } from './walk.ts';
 
+/** Entries that are remembered one by one, to forget them without filling all of the TLB. */
+const TRACKED = 512;
 const SLOT_SIZE = 64;
 const SLOTS = PAGE / SLOT_SIZE;
 const CR4_SMAP = 1 << 21;
@@ -58,6 +60,9 @@ export class Mmu {
   readonly #slots: Piece[][] = Array.from({ length: SLOTS }, () => []);
   #nextSlot = 0;
   #hasLarge = false;
+  /** Word indices of the entries filled since the last flush, as long as they are few. */
+  readonly #filled = new Int32Array(TRACKED);
+  #filledCount = TRACKED;
   onCodeWrite: CodeWriteListener = () => {};
   /** Called when linear addresses may translate differently. */
   onFlush: () => void = () => {};
@@ -81,8 +86,14 @@ export class Mmu {
 
   /** Forgets all translations. */
   flush(): void {
-    const start = this.#state.base + TLB;
-    this.#state.bytes.fill(0xff, start, start + TLB_MODES * TLB_SIZE);
+    if (this.#filledCount < TRACKED) {
+      const { words } = this.#state;
+      for (let i = 0; i < this.#filledCount; i++) words.fill(-1, this.#filled[i], this.#filled[i] + 4);
+    } else {
+      const start = this.#state.base + TLB;
+      this.#state.bytes.fill(0xff, start, start + TLB_MODES * TLB_SIZE);
+    }
+    this.#filledCount = 0;
     this.#hasLarge = false;
     this.onFlush();
   }
@@ -122,6 +133,7 @@ export class Mmu {
     const page = low & -PAGE;
     words[entry] = page;
     words[entry + 1] = high;
+    if (this.#filledCount < TRACKED) this.#filled[this.#filledCount++] = entry;
     if (this.walker.writable) {
       words[entry + (TLB_WRITE >> 2)] = page;
       words[entry + (TLB_WRITE >> 2) + 1] = high;

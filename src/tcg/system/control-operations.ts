@@ -99,8 +99,7 @@ export const CONTROL_OPERATIONS: Operations = {
   },
   HLT(o) {
     privileged(o);
-    o.cpu.state.rip = o.system.nextRip(o.pc);
-    throw new Leave('halt');
+    throw new Leave('halt', o.system.nextRip(o.pc));
   },
   CPUID: (o) => o.system.registers.executeCpuid(),
   RDTSC(o) {

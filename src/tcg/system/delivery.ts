@@ -304,6 +304,8 @@ export class Delivery {
     this.#cpu.exports.setFlags(value);
     state.eflags = (old & ~mask & ~(popf ? FLAG.RF : 0)) | (Number(value & 0xffff_ffffn) & mask);
     this.#cpu.mmu.selectTlb();
-    if (state.eflags & FLAG.IF && state.i32(S.IRQ_WAITING)) state.setI32(S.ATTENTION, 1);
+    // run() comes back: to deliver the interrupt that waits, or to go on in single steps.
+    const waits = (state.eflags & FLAG.IF) !== 0 && state.i32(S.IRQ_WAITING) !== 0;
+    if (waits || state.eflags & FLAG.TF) state.setI32(S.ATTENTION, 1);
   }
 }

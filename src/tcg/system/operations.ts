@@ -46,6 +46,8 @@ export class SystemOperations {
   /** Single-stepping for a debugger, besides TF. */
   debugStep = false;
   #outcome: Outcome = 'continue';
+  /** Where to go on after an instruction that has left run() but is complete. */
+  #resume: bigint | undefined;
   #trapArmed = false;
   readonly #cpu: Cpu;
 
@@ -88,6 +90,7 @@ export class SystemOperations {
       if (error instanceof DeviceExit) return STATUS.LEAVE;
       if (error instanceof Leave) {
         this.#outcome = error.outcome;
+        this.#resume = error.rip;
         return STATUS.LEAVE;
       }
       if (!(error instanceof GuestFault)) throw error;
@@ -110,6 +113,8 @@ export class SystemOperations {
   takeOutcome(): Outcome {
     const outcome = this.#outcome;
     this.#outcome = 'continue';
+    if (this.#resume !== undefined) this.#cpu.state.rip = this.#resume;
+    this.#resume = undefined;
     return outcome;
   }
 
@@ -168,7 +173,10 @@ export class SystemOperations {
 /** Thrown by operations that end run() after they have completed. */
 export class Leave {
   readonly outcome: Outcome;
-  constructor(outcome: Outcome) {
+  /** RIP after the instruction. */
+  readonly rip: bigint;
+  constructor(outcome: Outcome, rip: bigint) {
     this.outcome = outcome;
+    this.rip = rip;
   }
 }
