@@ -102,3 +102,21 @@ test('every unprivileged instruction does what the processor does', { timeout: 3
   }
   expect(failures).toEqual([]);
 });
+
+test('arithmetic and the conditional branch behind it, alone or as one handler, agree with the processor', () => {
+  const names = ['cmp', 'test', 'dec', 'inc', 'sub', 'add', 'and'];
+  const encodings = INSTRUCTIONS.filter(({ name }) => names.includes(name)).flatMap((i) => i.encodings);
+  const failures: string[] = [];
+  const r = new Random(4711);
+  for (let i = 0; i < 60 * CASES; i++) {
+    const encoding = r.pick(encodings.filter(({ validIn }) => validIn !== 'legacy'));
+    const c = randomCase(encoding, r);
+    // jcc over mov al, 0x55
+    const code = Uint8Array.of(...c.code, 0x70 | r.below(16), 2, 0xb0, 0x55);
+    const both = { code, before: c.before };
+    const { instruction } = encoding;
+    const found = difference(instruction, both, oracle.run(both), subject.run(both));
+    if (found !== undefined) failures.push(`${Buffer.from(code).toString('hex')}: ${found}`);
+  }
+  expect(failures).toEqual([]);
+});

@@ -1,6 +1,6 @@
 /** Writes predecoded records: from the decoder's fields to what the handlers read (layout.ts, R). */
 import type { CpuState } from '../cpu-state.ts';
-import { type Interpreter, SPECIAL } from '../interp/generate.ts';
+import { fusedKey, type Interpreter, SPECIAL } from '../interp/generate.ts';
 import { ADDRESS_16, ADDRESS_32, ADDRESS_ABSOLUTE, ADDRESS_LEGACY, R, RECORD, S } from '../layout.ts';
 import { INSTRUCTIONS } from '../table/index.ts';
 import { type Encoding, handlerSlot } from '../table/instruction.ts';
@@ -16,6 +16,7 @@ export class RecordWriter {
   readonly #view: DataView;
   readonly #words: Int32Array;
   readonly #ids: Int32Array;
+  readonly #fused: ReadonlyMap<number, number>;
   readonly #undefined: Encoding;
   readonly #nop: Encoding;
 
@@ -24,6 +25,7 @@ export class RecordWriter {
     this.#view = state.view;
     this.#words = state.words;
     this.#ids = interpreter.ids;
+    this.#fused = interpreter.fused;
     const named = (name: string) => INSTRUCTIONS.find((i) => i.name === name)!.encodings[0];
     this.#undefined = named('undefined');
     this.#nop = named('sfence');
@@ -32,6 +34,13 @@ export class RecordWriter {
   /** Leads a record of a dropped block back to a lookup. */
   stale(record: number): void {
     this.#view.setUint16(record, SPECIAL.STALE, true);
+  }
+
+  /** Joins a record with the branch behind it, when there is a handler for both. */
+  fuse(record: number): void {
+    const first = this.#view.getUint16(record, true);
+    const both = this.#fused.get(fusedKey(first, this.#view.getUint16(record + RECORD, true)));
+    if (both !== undefined) this.#view.setUint16(record, both, true);
   }
 
   /** The end of a block that no branch ends. */

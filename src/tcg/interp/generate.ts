@@ -17,7 +17,7 @@ import {
   S,
   STATUS,
 } from '../layout.ts';
-import type { Instruction } from '../table/instruction.ts';
+import { CONDITIONS, type Instruction } from '../table/instruction.ts';
 import {
   type Expr,
   type FunctionBuilder,
@@ -30,7 +30,7 @@ import {
   select,
 } from '../wasm/index.ts';
 import { enumerateHandlers, type Handler } from './handlers.ts';
-import { isInline } from './inline-set.ts';
+import { fusedConditions, isInline } from './inline-set.ts';
 
 /** Handlers that no instruction has. */
 export const SPECIAL = { STALE: 0, GOTO: 1 } as const;
@@ -45,8 +45,21 @@ export interface Interpreter {
   /** Handler id by index into `handlers`. */
   readonly ids: Int32Array;
   readonly handlers: readonly Handler[];
-  /** Whether a store of a handler index is at the inline part, for statistics. */
+  /** How many handlers are inline in run(). */
   readonly inlineCount: number;
+  /** Id of the handler that does two instructions, by {@link fusedKey} of their ids. */
+  readonly fused: ReadonlyMap<number, number>;
+}
+
+/** Key of a pair of handler ids. */
+export function fusedKey(first: number, second: number): number {
+  return first * 65536 + second;
+}
+
+/** An instruction and the conditional branch after it. */
+interface Pair {
+  readonly handler: Handler;
+  readonly condition: number;
 }
 
 /** Records of the handlers are numbered by the encodings, so the table is enumerated once. */
@@ -70,7 +83,16 @@ export function generateInterpreter(table: readonly Instruction[], base: number,
   });
   const inlineSet = new Set(inline);
   const outOfLine: FunctionRef[] = [];
-  const firstOutOfLine = FIRST_INLINE + inline.length;
+  const fused = new Map<number, number>();
+  const pairs: Pair[] = [];
+  for (const index of inline) {
+    for (const name of fusedConditions(handlers[index])) {
+      const branch = inline.find((i) => handlers[i].instruction.name === `j${name}`)!;
+      fused.set(fusedKey(ids[index], ids[branch]), FIRST_INLINE + inline.length + pairs.length);
+      pairs.push({ handler: handlers[index], condition: CONDITIONS.indexOf(name) });
+    }
+  }
+  const firstOutOfLine = FIRST_INLINE + inline.length + pairs.length;
   handlers.forEach((handler, i) => {
     if (inlineSet.has(i)) return;
     ids[i] = firstOutOfLine + outOfLine.length;
@@ -81,11 +103,11 @@ export function generateInterpreter(table: readonly Instruction[], base: number,
     { params: ['i32'], results: ['i32'] },
     (f) => {
       const inlined = inline.map((i) => handlers[i]);
-      new RunFunction(f, module, base, imports, helpers, inlined).build();
+      new RunFunction(f, module, base, imports, helpers, inlined, pairs).build();
     },
     'run',
   );
-  return { bytes: module.encode(), ids, handlers, inlineCount: inline.length };
+  return { bytes: module.encode(), ids, handlers, inlineCount: inline.length + pairs.length, fused };
 }
 
 interface Imports {
@@ -240,6 +262,7 @@ class RunFunction {
   readonly #imports: Imports;
   readonly #helpers: Helpers;
   readonly #inline: readonly Handler[];
+  readonly #pairs: readonly Pair[];
   #dispatch!: Label;
   #leave!: Label;
   #jump!: Label;
@@ -253,13 +276,19 @@ class RunFunction {
     imports: Imports,
     helpers: Helpers,
     inline: readonly Handler[],
+    pairs: readonly Pair[],
   ) {
+    this.#pairs = pairs;
     this.#f = f;
     this.#module = module;
     this.#base = base;
     this.#imports = imports;
     this.#helpers = helpers;
     this.#inline = inline;
+  }
+
+  get #total(): number {
+    return FIRST_INLINE + this.#inline.length + this.#pairs.length;
   }
 
   build(): void {
@@ -300,7 +329,7 @@ class RunFunction {
                 this.#handlers(id, outOfLine, pc, rip, budget, toNext);
               });
               const status = f.local('i32');
-              const index = id.sub(FIRST_INLINE + this.#inline.length);
+              const index = id.sub(this.#total);
               const type = this.#module.type({ params: ['i32'], results: ['i32'] });
               f.set(status, f.callIndirect(type, 'i32', index, pc));
               f.if_(status.eqz(), toNext);
@@ -401,7 +430,7 @@ class RunFunction {
     toNext: () => void,
   ): void {
     const f = this.#f;
-    const total = FIRST_INLINE + this.#inline.length;
+    const total = this.#total;
     const labels: Label[] = [];
     const nest = (n: number): void => {
       if (n < 0) {
@@ -435,7 +464,8 @@ class RunFunction {
       f.br(this.#notTaken);
       return;
     }
-    const handler = this.#inline[n - FIRST_INLINE];
+    const pair = this.#pairs[n - FIRST_INLINE - this.#inline.length];
+    const handler = pair?.handler ?? this.#inline[n - FIRST_INLINE];
     const c: Meaning = new Meaning(
       {
         f,
@@ -457,6 +487,13 @@ class RunFunction {
       handler.form,
     );
     handler.instruction.meaning(c);
-    toNext();
+    if (pair === undefined) {
+      toNext();
+      return;
+    }
+    // The branch has a record of its own behind this one.
+    f.set(pc as ReturnType<FunctionBuilder['local']>, pc.add(RECORD));
+    f.brIf(this.#taken, c.flags.condition(pair.condition));
+    f.br(this.#notTaken);
   }
 }

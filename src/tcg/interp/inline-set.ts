@@ -24,3 +24,19 @@ export function isInline({ instruction, form }: Handler): boolean {
   // Arithmetic: registers and simple sources; read-modify-write of memory is rarer.
   return ALU.has(name) && (memory === undefined || address === 'base');
 }
+
+/** Conditions that follow a comparison, and those that follow TEST. */
+const AFTER_COMPARE = ['e', 'ne', 'b', 'ae', 'be', 'a', 'l', 'ge', 'le', 'g'];
+const AFTER_TEST = ['e', 'ne', 's', 'ns', 'le', 'g'];
+const ZERO = ['e', 'ne'];
+
+/** The conditional branches that are worth a handler together with this instruction before them, by condition name. */
+export function fusedConditions(handler: Handler): readonly string[] {
+  if (!isInline(handler)) return [];
+  const { name } = handler.instruction;
+  const { size, slots } = handler.form;
+  const inMemory = slots.some(({ place }) => place === 'memory');
+  if (name === 'cmp') return inMemory || size === 1 ? ZERO : AFTER_COMPARE;
+  if (name === 'test') return inMemory || size === 1 ? ZERO : AFTER_TEST;
+  return name === 'dec' && !inMemory ? ['ne'] : [];
+}
