@@ -1,8 +1,8 @@
 /** A CPU of the tcg engine with its own memory, for tests and measurements. */
-import { Cpu } from '../../src/tcg/cpu.ts';
-import { engineSize, PAGE } from '../../src/tcg/layout.ts';
+
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
-import { S, SEG } from '../../src/tcg/layout.ts';
+import { Cpu } from '../../src/tcg/cpu.ts';
+import { engineSize, PAGE, S, SEG } from '../../src/tcg/layout.ts';
 import { RIGHTS } from '../../src/tcg/system/segments.ts';
 
 const WASM_PAGE = 65536;
@@ -31,7 +31,8 @@ export class TestCpu {
     state.setU64(S.CR4, 0x6a0n);
     state.setU64(S.EFER, 0xd01n);
     state.setI32(S.CPL, cpl);
-    const code = RIGHTS.P | RIGHTS.S | RIGHTS.CODE | RIGHTS.RW | RIGHTS.ACCESSED | RIGHTS.G | RIGHTS.L | (cpl << 5);
+    const code =
+      RIGHTS.P | RIGHTS.S | RIGHTS.CODE | RIGHTS.RW | RIGHTS.ACCESSED | RIGHTS.G | RIGHTS.L | (cpl << 5);
     const data = RIGHTS.P | RIGHTS.S | RIGHTS.RW | RIGHTS.ACCESSED | RIGHTS.G | RIGHTS.DB | (cpl << 5);
     system.segments.set(SEG.CS, 0x10 | cpl, 0n, 0xffff_ffff, code);
     for (const segment of [SEG.ES, SEG.SS, SEG.DS, SEG.FS, SEG.GS]) {
