@@ -45,7 +45,7 @@ describe('npm pack', () => {
       'native/addon.h',
       'dist/index.js',
       'dist/index.d.ts',
-      'dist/cli/main.js',
+      'dist/bin/main.js',
       'dist/vcpu/worker.js',
       manifest.bin.tsvisor,
     ]) {

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { temporary } from './host.mjs';
 import { firmware } from './real-mode.mjs';
 
-const CLI = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+const CLI = fileURLToPath(new URL('../../dist/bin/main.js', import.meta.url));
 
 function file(name, bytes) {
   const path = temporary(name);

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 
 /** A stock kernel takes seconds on a processor and minutes on a software KVM; only a hang takes this long. */
 const LIMIT_MS = 30 * 60_000;
-const CLI = join(import.meta.dirname, '../../dist/cli/main.js');
+const CLI = join(import.meta.dirname, '../../dist/bin/main.js');
 
 describe('a stock Debian kernel', () => {
   it(
