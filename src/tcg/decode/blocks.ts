@@ -94,14 +94,21 @@ export class Blocks {
   set single(value: boolean) {
     if (value === this.#single) return;
     this.#single = value;
-    this.newKey();
+    this.selectKey();
   }
 
-  /** Voids the jump cache: the mode or what addresses mean has changed. */
+  /** Voids the jump cache: what addresses mean has changed. */
   newKey(): void {
-    // Wrapping after 2^31 changes could only revive entries of the same RIP.
-    this.#epoch = (this.#epoch + 1) & 0x7fff_ffff;
-    this.#state.setI32(S.CODE_KEY, this.#epoch);
+    // Wrapping after 2^26 changes could only revive entries of the same RIP.
+    this.#epoch = (this.#epoch + 1) & 0x3ff_ffff;
+    this.selectKey();
+  }
+
+  /** Makes jump cache entries of the current mode and privilege count. To be called when these change. */
+  selectKey(): void {
+    const { width } = this;
+    const mode = (width === 64 ? 4 : width === 32 ? 2 : 0) + (this.#single ? 1 : 0);
+    this.#state.setI32(S.CODE_KEY, this.#epoch * 16 + mode * 2 + (this.#state.cpl === 3 ? 1 : 0));
   }
 
   /** Width of the code segment. */

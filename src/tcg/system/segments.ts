@@ -93,11 +93,23 @@ export class Segments {
     state.setU64(S.RAW_BASE + segment * 8, base);
     state.setI32(S.LIMIT + segment * 4, limit);
     state.setI32(S.RIGHTS + segment * 4, rights);
-    if (segment === SEG.CS) {
-      this.update();
-      this.#cpu.blocks.newKey();
-    } else this.#derive(segment, this.is64);
+    if (segment === SEG.CS) this.#codeChanged();
+    else this.#derive(segment, this.is64);
     if (segment === SEG.SS) this.#stack();
+  }
+
+  /** Mode in which segments were last derived, and the base that code was found by. */
+  #derived64: boolean | undefined;
+  #codeBase = 0n;
+
+  #codeChanged(): void {
+    const is64 = this.is64;
+    if (is64 !== this.#derived64) this.update();
+    else this.#derive(SEG.CS, is64);
+    const base = is64 ? 0n : this.base(SEG.CS);
+    if (base !== this.#codeBase) this.#cpu.blocks.newKey();
+    else this.#cpu.blocks.selectKey();
+    this.#codeBase = base;
   }
 
   setBase(segment: number, base: bigint): void {
@@ -108,6 +120,7 @@ export class Segments {
   /** Derives all that depends on the mode. To be called when CR0.PE, EFER.LMA or CS change. */
   update(): void {
     const is64 = this.is64;
+    this.#derived64 = is64;
     for (let segment = 0; segment < 8; segment++) this.#derive(segment, is64);
     this.#stack();
   }
@@ -237,7 +250,6 @@ export class Segments {
     this.#state.setI32(S.CPL, cpl);
     this.set(SEG.CS, (selector & 0xfffc) | cpl, d.base, d.limit, d.rights | RIGHTS.ACCESSED);
     this.#cpu.mmu.selectTlb();
-    this.#cpu.blocks.newKey();
   }
 }
 
