@@ -138,6 +138,15 @@ export class SystemOperations {
 
   /** Delivers an event at S.RIP, with double and triple faults (SDM vol. 3A 6.15). @returns false after a triple fault */
   raise(vector: number, error: number, kind: EventKind): boolean {
+    this.linear.withoutDevices = true;
+    try {
+      return this.#deliver(vector, error, kind);
+    } finally {
+      this.linear.withoutDevices = false;
+    }
+  }
+
+  #deliver(vector: number, error: number, kind: EventKind): boolean {
     const { state } = this.#cpu;
     let [v, e, k] = [vector, error, kind];
     for (;;) {
