@@ -1,6 +1,7 @@
 /** Writes predecoded records: from the decoder's fields to what the handlers read (layout.ts, R). */
 import type { CpuState } from '../cpu-state.ts';
-import { fusedKey, type Interpreter, SPECIAL } from '../interp/generate.ts';
+import { fusedKey, type Interpreter } from '../interp/generate.ts';
+import { SPECIAL } from '../interp/run-function.ts';
 import { ADDRESS_16, ADDRESS_32, ADDRESS_ABSOLUTE, ADDRESS_LEGACY, R, RECORD, S } from '../layout.ts';
 import { INSTRUCTIONS } from '../table/index.ts';
 import { type Encoding, handlerSlot } from '../table/instruction.ts';

@@ -98,7 +98,7 @@ function repeat(c: Meaning, s: StringState, once: (count: Local) => void, until?
           s.set(RCX, left);
           if (until !== undefined) f.brIf(done, until());
           f.brIf(done, left.and(s.mask).eqz());
-          f.brIf(again, load('i32.load', c.site.base + S.ATTENTION).eqz());
+          f.brIf(again, load('i32.atomic.load', c.site.base + S.ATTENTION).eqz());
           f.set(restart, 1);
         });
       });

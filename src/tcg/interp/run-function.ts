@@ -1,0 +1,279 @@
+/** Builds run(): the dispatch loop with its inline handlers, and how blocks end. */
+import { Meaning } from '../emit/meaning.ts';
+import type { Helpers } from '../emit/site.ts';
+import { JUMP_CACHE, JUMP_ENTRIES, R, RECORD, S, STATUS } from '../layout.ts';
+import {
+  type Expr,
+  type FunctionBuilder,
+  type FunctionRef,
+  i32,
+  type Label,
+  load,
+  type ModuleBuilder,
+} from '../wasm/index.ts';
+import type { Handler } from './handlers.ts';
+
+/** Handlers that no instruction has. */
+export const SPECIAL = { STALE: 0, GOTO: 1 } as const;
+/** Id of the first inline handler. */
+export const FIRST_INLINE = 2;
+
+/** An instruction and the conditional branch after it. */
+export interface Pair {
+  readonly handler: Handler;
+  readonly condition: number;
+}
+
+/** Functions written in TypeScript that the module imports. */
+export interface Imports {
+  slow: FunctionRef;
+  afterStore: FunctionRef;
+  system: FunctionRef;
+  lookup: FunctionRef;
+  resolve: FunctionRef;
+  segmentFault: FunctionRef;
+}
+
+/** Builds run(budget) → STATUS. */
+export class RunFunction {
+  readonly #f: FunctionBuilder;
+  readonly #module: ModuleBuilder;
+  readonly #base: number;
+  readonly #imports: Imports;
+  readonly #helpers: Helpers;
+  readonly #inline: readonly Handler[];
+  readonly #pairs: readonly Pair[];
+  #dispatch!: Label;
+  #leave!: Label;
+  #jump!: Label;
+  #taken!: Label;
+  #notTaken!: Label;
+
+  constructor(
+    f: FunctionBuilder,
+    module: ModuleBuilder,
+    base: number,
+    imports: Imports,
+    helpers: Helpers,
+    inline: readonly Handler[],
+    pairs: readonly Pair[],
+  ) {
+    this.#pairs = pairs;
+    this.#f = f;
+    this.#module = module;
+    this.#base = base;
+    this.#imports = imports;
+    this.#helpers = helpers;
+    this.#inline = inline;
+  }
+
+  get #total(): number {
+    return FIRST_INLINE + this.#inline.length + this.#pairs.length;
+  }
+
+  build(): void {
+    const f = this.#f;
+    const budget = f.args[0];
+    const pc = f.local('i32');
+    const id = f.local('i32');
+    /** RIP of the running block; at #jump where to go. */
+    const rip = f.local('i64');
+    const base = this.#base;
+    const toNext = () => {
+      f.set(id, load('i32.load16_u', pc, RECORD));
+      f.set(pc, pc.add(RECORD));
+      f.br(this.#dispatch);
+    };
+    const attention = () => budget.lt_s(0).or(load('i32.atomic.load', base + S.ATTENTION));
+    const count = load('i32.load8_u', pc, R.INDEX).add(1);
+    const enter = () => {
+      f.store('i64.store', base + S.BLOCK_RIP, rip);
+      f.set(id, load('i32.load16_u', pc));
+      f.br(this.#dispatch);
+    };
+
+    f.set(rip, load('i64.load', base + S.RIP));
+    const first = f.let(i32(1));
+    f.loop((dispatch) => {
+      this.#dispatch = dispatch;
+      f.block((leave) => {
+        this.#leave = leave;
+        f.block((jump) => {
+          this.#jump = jump;
+          f.brIf(jump, first);
+          f.block((notTaken) => {
+            this.#notTaken = notTaken;
+            f.block((taken) => {
+              this.#taken = taken;
+              f.block((outOfLine) => {
+                this.#handlers(id, outOfLine, pc, rip, budget, toNext);
+              });
+              const status = f.local('i32');
+              const index = id.sub(this.#total);
+              const type = this.#module.type({ params: ['i32'], results: ['i32'] });
+              f.set(status, f.callIndirect(type, 'i32', index, pc));
+              f.if_(status.eqz(), toNext);
+              f.brIf(leave, status.eq(STATUS.LEAVE));
+              f.set(rip, load('i64.load', base + S.RIP));
+              f.set(budget, budget.sub(count));
+              f.br(jump);
+            });
+            this.#link(
+              true,
+              R.A,
+              pc,
+              rip,
+              budget,
+              count,
+              attention,
+              enter,
+              load('i64.load', pc, R.IMMEDIATE),
+            );
+          });
+          const after = load('i32.load16_u', pc, R.OFFSET)
+            .add(load('i32.load8_u', pc, R.LENGTH))
+            .wide();
+          this.#link(false, R.B, pc, rip, budget, count, attention, enter, after);
+        });
+        // Jump to rip: through the cache, or by looking up and decoding.
+        f.store('i64.store', base + S.RIP, rip);
+        // On entry the first block runs in any case.
+        const stop = f.let(attention().and(first.eqz()));
+        f.set(first, 0);
+        f.if_(stop, () => {
+          f.store('i32.store', base + S.BUDGET, budget);
+          f.return_(i32(STATUS.PAUSE));
+        });
+        const slot = f.let(
+          rip
+            .xor(rip.shr_u(14))
+            .wrap()
+            .and(JUMP_ENTRIES - 1)
+            .shl(4),
+        );
+        const entry = base + JUMP_CACHE;
+        f.if_(
+          load('i64.load', slot, entry)
+            .eq(rip)
+            .and(load('i32.load', slot, entry + 8).eq(load('i32.load', base + S.CODE_KEY))),
+          () => f.set(pc, load('i32.load', slot, entry + 12)),
+          () => {
+            f.set(pc, f.call(this.#imports.lookup));
+            f.if_(pc.eqz(), () => {
+              f.store('i32.store', base + S.PC, 0);
+              f.store('i32.store', base + S.BUDGET, budget);
+              f.return_(i32(STATUS.LEAVE));
+            });
+          },
+        );
+        enter();
+      });
+      f.store('i32.store', base + S.PC, pc);
+      f.store('i32.store', base + S.BUDGET, budget.sub(load('i32.load8_u', pc, R.INDEX)));
+      f.return_(i32(STATUS.LEAVE));
+    });
+    f.unreachable();
+  }
+
+  /** The end of a block at a direct branch: along a link within the page, or by a jump. */
+  #link(
+    taken: boolean,
+    field: number,
+    pc: Expr,
+    rip: ReturnType<FunctionBuilder['local']>,
+    budget: ReturnType<FunctionBuilder['local']>,
+    count: Expr,
+    attention: () => Expr,
+    enter: () => void,
+    distance: Expr,
+  ): void {
+    const f = this.#f;
+    f.set(budget, budget.sub(count));
+    f.set(rip, rip.add(distance));
+    const link = f.let(load('i32.load', pc, field));
+    f.brIf(this.#jump, attention());
+    f.if_(link.gt_u(1), () => {
+      f.set(pc as ReturnType<FunctionBuilder['local']>, link);
+      enter();
+    });
+    f.if_(link, () => f.run(this.#imports.resolve, pc, taken ? 1 : 0));
+    f.br(this.#jump);
+  }
+
+  /** Nested blocks around the br_table, and behind each its handler. */
+  #handlers(
+    id: Expr,
+    outOfLine: Label,
+    pc: Expr,
+    rip: ReturnType<FunctionBuilder['local']>,
+    budget: ReturnType<FunctionBuilder['local']>,
+    toNext: () => void,
+  ): void {
+    const f = this.#f;
+    const total = this.#total;
+    const labels: Label[] = [];
+    const nest = (n: number): void => {
+      if (n < 0) {
+        f.brTable(id, labels, outOfLine);
+        return;
+      }
+      f.block((label) => {
+        labels[n] = label;
+        nest(n - 1);
+      });
+      f.scoped(() => this.#body(n, pc, rip, budget, toNext));
+    };
+    nest(total - 1);
+  }
+
+  #body(
+    n: number,
+    pc: Expr,
+    rip: ReturnType<FunctionBuilder['local']>,
+    budget: ReturnType<FunctionBuilder['local']>,
+    toNext: () => void,
+  ): void {
+    const f = this.#f;
+    if (n === SPECIAL.STALE) {
+      f.set(rip, rip.add(load('i32.load16_u', pc, R.OFFSET).wide()));
+      f.set(budget, budget.sub(load('i32.load8_u', pc, R.INDEX)));
+      f.br(this.#jump);
+      return;
+    }
+    if (n === SPECIAL.GOTO) {
+      f.br(this.#notTaken);
+      return;
+    }
+    const pair = this.#pairs[n - FIRST_INLINE - this.#inline.length];
+    const handler = pair?.handler ?? this.#inline[n - FIRST_INLINE];
+    const c: Meaning = new Meaning(
+      {
+        f,
+        base: this.#base,
+        pc,
+        helpers: this.#helpers,
+        leave: () => f.br(this.#leave),
+        jump: (target) => {
+          f.set(rip, target);
+          f.set(budget, budget.sub(load('i32.load8_u', pc, R.INDEX).add(1)));
+          f.br(this.#jump);
+        },
+        next: toNext,
+        status: () => {
+          throw new Error(`${handler.key} is a system operation and cannot be inline`);
+        },
+        branch: (taken) => f.br(taken ? this.#taken : this.#notTaken),
+      },
+      handler.form,
+    );
+    handler.instruction.meaning(c);
+    if (pair === undefined) {
+      toNext();
+      return;
+    }
+    // The branch has a record of its own behind this one.
+    f.set(pc as ReturnType<FunctionBuilder['local']>, pc.add(RECORD));
+    f.brIf(this.#taken, c.flags.condition(pair.condition));
+    f.br(this.#notTaken);
+  }
+}
