@@ -515,7 +515,7 @@ describe('a guest that floods the serial port', () => {
 
     expect(before).toBeLessThan(4 * MOST);
     expect(stream.readableLength).toBeLessThan(4 * MOST);
-    await vm.close();
+    await vm.stop();
     let length = 0;
     for await (const bytes of stream) length += bytes.length;
     expect(length).toBeLessThanOrEqual(vm.memory.readU32(0x1000) + 1);
