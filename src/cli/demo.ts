@@ -42,6 +42,14 @@ export async function runDemo(args: DemoArguments): Promise<number> {
   });
 }
 
+/** Output that is kept to recognise the prompt. */
+const TAIL = 16;
+
+/** True when output ends in a shell's prompt; busybox's asks the terminal for the cursor's position behind it. */
+export function showsPrompt(output: string): boolean {
+  return /# (?:\x1b\[6n)?$/.test(output);
+}
+
 /** Watches a boot, and shows how long a slow one has taken while the guest prints nothing: silence looks like a hang. */
 class BootWatch {
   readonly #progress = new Progress();
@@ -65,8 +73,8 @@ class BootWatch {
   onOutput(bytes: Uint8Array): void {
     if (this.over) return;
     this.#progress.clear();
-    this.#lastBytes = (this.#lastBytes + Buffer.from(bytes).toString('latin1')).slice(-2);
-    if (this.#lastBytes === '# ') this.end();
+    this.#lastBytes = (this.#lastBytes + Buffer.from(bytes).toString('latin1')).slice(-TAIL);
+    if (showsPrompt(this.#lastBytes)) this.end();
     else this.#timer?.refresh();
   }
 
