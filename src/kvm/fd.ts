@@ -3,6 +3,9 @@ import { TsvError } from '../errors.ts';
 import * as abi from './abi/index.ts';
 import { errnoName, type Native } from './native.ts';
 
+/** Room for CPUID leaves: more than any kernel has asked for; it answers E2BIG when that is not enough. */
+export const MAX_CPUID_ENTRIES = 256;
+
 /** Request names by number, for messages; made from the constants so that they cannot disagree. */
 const NAMES = new Map<number, string>(
   Object.entries(abi as Record<string, unknown>)

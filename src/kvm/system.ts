@@ -15,12 +15,10 @@ import {
   kvm_msr_list,
   kvm_msrs,
 } from './abi/index.ts';
-import { ioctlError, KvmFd, requestName } from './fd.ts';
+import { ioctlError, KvmFd, MAX_CPUID_ENTRIES, requestName } from './fd.ts';
 import { errnoName, loadNative, type Native } from './native.ts';
 
 const O_RDWR = 2;
-/** More than any kernel has asked for; the kernel answers E2BIG when it is not enough. */
-const MAX_CPUID_ENTRIES = 256;
 const E2BIG = -7;
 
 /** Options of {@link KvmSystem.open}. */

@@ -3,12 +3,11 @@ import { TsvError } from '../errors.ts';
 import type { EngineVcpu, GuestDebug, StateKey, VcpuPort } from '../vcpu/engine.ts';
 import type { Msr, Translation, VcpuState, Xcr } from '../vcpu/state.ts';
 import * as abi from './abi/index.ts';
-import { ioctlError, KvmFd } from './fd.ts';
+import { ioctlError, KvmFd, MAX_CPUID_ENTRIES } from './fd.ts';
 import { loadNative } from './native.ts';
 
 const MAP_SHARED = 1;
 const MAP_PRIVATE = 2;
-const MAX_CPUID_ENTRIES = 256;
 
 /** The engine-specific part of a {@link VcpuPort}. */
 export interface KvmVcpuDetail {

@@ -2,6 +2,7 @@
 import { TsvError } from '../errors.ts';
 import { DirtyBitmap } from '../memory/dirty-bitmap.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import { KVM_IDENTITY_MAP_BASE, KVM_TSS_BASE } from '../memory/layout.ts';
 import type { EngineVm, EngineVmConfig, MsiMessage, VcpuPort } from '../vcpu/engine.ts';
 import type { CpuidEntry } from '../vcpu/state.ts';
 import { REPAIR_MSR } from '../vcpu/syscall-repair.ts';
@@ -14,9 +15,6 @@ import type { KvmVcpuDetail } from './vcpu.ts';
 
 const PAGE = 4096;
 const WASM_PAGE = 65536;
-/** Three pages below the BIOS that Intel's VT-x needs for itself, as QEMU places them (KVM api.rst 4.35, 4.41). */
-const IDENTITY_MAP_ADDR = 0xfeffc000;
-const TSS_ADDR = IDENTITY_MAP_ADDR + PAGE;
 const IRQCHIPS = [abi.KVM_IRQCHIP_PIC_MASTER, abi.KVM_IRQCHIP_PIC_SLAVE, abi.KVM_IRQCHIP_IOAPIC];
 const IMMEDIATE_EXIT = abi.KVM_RUN_IMMEDIATE_EXIT;
 
@@ -99,8 +97,8 @@ export class KvmVm implements EngineVm {
 
   #setUp(): void {
     // The identity map page must be placed before the first vCPU, the TSS before the first entry.
-    this.fd.ioctl(abi.KVM_SET_IDENTITY_MAP_ADDR, u64Bytes(IDENTITY_MAP_ADDR));
-    this.fd.ioctl(abi.KVM_SET_TSS_ADDR, TSS_ADDR);
+    this.fd.ioctl(abi.KVM_SET_IDENTITY_MAP_ADDR, u64Bytes(KVM_IDENTITY_MAP_BASE));
+    this.fd.ioctl(abi.KVM_SET_TSS_ADDR, KVM_TSS_BASE);
     const { irqchip, pit, memory } = this.#config;
     if (irqchip === 'kernel') {
       this.fd.ioctl(abi.KVM_CREATE_IRQCHIP);
