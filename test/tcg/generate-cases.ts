@@ -100,8 +100,23 @@ export function randomState(r: Random): CaseState {
   for (let i = 0; i < 16; i++) xmm.set(vector(r), i * 16);
   const data = new Uint8Array(DATA_SIZE);
   for (let i = 0; i < DATA_SIZE; i += 16) data.set(vector(r), i);
-  // CF, PF, AF, ZF, SF, OF.
-  return { gpr, flags: r.u32() & 0x8d5, xmm, data };
+  const fpr = new Uint8Array(128);
+  for (let i = 0; i < 8; i++) {
+    fpr.set(vector(r).subarray(0, 8), i * 16);
+    fpr.set(r.bytes(2), i * 16 + 8);
+  }
+  return {
+    gpr,
+    // CF, PF, AF, ZF, SF, OF.
+    flags: r.u32() & 0x8d5,
+    xmm,
+    mxcsr: 0x1f80,
+    fpr,
+    // TOP and the condition codes; no exceptions.
+    fsw: r.u32() & 0x7f00,
+    ftw: r.below(256),
+    data,
+  };
 }
 
 const PREFIX_BYTES: Readonly<Record<number, number>> = { 1: 0x66, 2: 0xf3, 3: 0xf2 };

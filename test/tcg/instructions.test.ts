@@ -63,6 +63,13 @@ function difference(instruction: Instruction, c: Case, wanted: Result, got: Resu
     const [x, y] = [hex(slice(a.xmm)), hex(slice(b.xmm))];
     if (x !== y) return `xmm${i}: processor ${x}, tcg ${y} (was ${hex(slice(c.before.xmm))})`;
   }
+  for (let i = 0; i < 8; i++) {
+    const slice = (s: Uint8Array) => s.subarray(i * 16, i * 16 + 10);
+    const [x, y] = [hex(slice(a.fpr)), hex(slice(b.fpr))];
+    if (x !== y) return `r${i} of x87: processor ${x}, tcg ${y} (was ${hex(slice(c.before.fpr))})`;
+  }
+  if (a.fsw !== b.fsw) return `FSW: processor ${a.fsw.toString(16)}, tcg ${b.fsw.toString(16)}`;
+  if (a.ftw !== b.ftw) return `FTW: processor ${a.ftw.toString(16)}, tcg ${b.ftw.toString(16)}`;
   const at = a.data.findIndex((byte, i) => byte !== b.data[i]);
   return at < 0
     ? undefined

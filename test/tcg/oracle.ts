@@ -8,10 +8,14 @@ import { KvmVcpu } from '../../src/kvm/vcpu.ts';
 import { KvmVm } from '../../src/kvm/vm.ts';
 import { allocateRam } from '../../src/memory/allocate.ts';
 import type { GuestMemory } from '../../src/memory/guest-memory.ts';
+import { encodeTss64, type Gate, writeIdt } from '../../src/memory/interrupt-tables.ts';
 import { PageTableBuilder } from '../../src/memory/page-tables.ts';
 import { FLAT_CODE_64, FLAT_DATA, GdtBuilder, SYSTEM_TYPE } from '../../src/memory/segments.ts';
 import { S } from '../../src/tcg/layout.ts';
-import { userModeEntry } from '../../src/vcpu/entry.ts';
+import { setSregs } from '../../src/tcg/state-transfer.ts';
+import { VECTOR } from '../../src/tcg/system/fault.ts';
+import { fxStateOf } from '../../src/tcg/system/fpu-operations.ts';
+import { type EntryState, userModeEntry } from '../../src/vcpu/entry.ts';
 import { TestCpu } from './machine.ts';
 
 const RAM = 4 << 20;
@@ -19,6 +23,10 @@ const PAGE_TABLES = 0x10000;
 const GDT = 0x1000;
 export const CODE = 0x2000;
 const DRIVER = 0x3000;
+/** Handler of #XM; other exceptions have none. */
+const HANDLER = 0x4000;
+const IDT = 0x5000;
+const TSS = 0x6000;
 /** Memory that cases may use: two pages around it are mapped too. */
 export const DATA = 0x8000;
 export const DATA_SIZE = 4096;
@@ -26,12 +34,18 @@ const STATE = 0x40000;
 /** An address without RAM: a store to it ends a case. */
 const DOORBELL = 0x300000 + RAM;
 
-/** General registers, flags, vectors and the data page. */
+/** General registers, flags, vectors with their control word, x87 registers, and the data page. */
 export interface CaseState {
   /** Sixteen registers in encoding order. */
   gpr: bigint[];
   flags: number;
+  mxcsr: number;
   xmm: Uint8Array;
+  /** Eight registers of ten bytes in slots of sixteen, by physical number: the MMX registers. */
+  fpr: Uint8Array;
+  fsw: number;
+  /** Abridged tags. */
+  ftw: number;
   data: Uint8Array;
 }
 
@@ -41,25 +55,25 @@ export interface Case {
   before: CaseState;
 }
 
-/** What came of a case: a state, or the vector of the exception it raised. */
-export type Result = { state: CaseState } | { fault: number };
+/** What came of a case: a state, possibly that which the handler of #XM found, or an exception without a handler. */
+export type Result = { state: CaseState; vector: number } | { fault: number };
 
 /** Flags a case compares: arithmetic ones and DF. */
 export const COMPARED_FLAGS = 0x8d5 | 0x400;
 
 // Layout of the state block in guest memory.
-const AT = { gpr: 0, flags: 128, xmm: 256, target: 136 } as const;
+const AT = { gpr: 0, flags: 128, target: 136, vector: 148, fx: 0x400 } as const;
+/** Offsets in the FXSAVE image (SDM vol. 1, table 10-2). */
+const FX = { fcw: 0, fsw: 2, ftw: 4, mxcsr: 24, st: 32, xmm: 160, size: 512 } as const;
+const FCW = 0x37f;
 
 /** movs of the whole state from and to the block; the case runs in between. */
 function driver(): Uint8Array {
   const bytes: number[] = [];
   const emit = (...more: number[]) => bytes.push(...more);
   const address = (value: number) => [value & 0xff, (value >> 8) & 0xff, (value >> 16) & 0xff, value >>> 24];
-  // movups xmmN, [abs32]
-  for (let i = 0; i < 16; i++) {
-    if (i >= 8) emit(0x44);
-    emit(0x0f, 0x10, ((i & 7) << 3) | 4, 0x25, ...address(STATE + AT.xmm + i * 16));
-  }
+  // fxrstor64 [abs32]
+  emit(0x48, 0x0f, 0xae, 0x0c, 0x25, ...address(STATE + AT.fx));
   // push qword [flags]; popf, on a stack of the driver's own
   emit(0x48, 0xc7, 0xc4, ...address(STATE + 0x800));
   emit(0xff, 0x34, 0x25, ...address(STATE + AT.flags));
@@ -81,10 +95,8 @@ function epilogue(): Uint8Array {
     emit(0x48 | (i >= 8 ? 4 : 0), 0x89, ((i & 7) << 3) | 4, 0x25, ...address(STATE + AT.gpr + i * 8));
   emit(0x48, 0xc7, 0xc4, ...address(STATE + 0x800));
   emit(0x9c, 0x8f, 0x04, 0x25, ...address(STATE + AT.flags));
-  for (let i = 0; i < 16; i++) {
-    if (i >= 8) emit(0x44);
-    emit(0x0f, 0x11, ((i & 7) << 3) | 4, 0x25, ...address(STATE + AT.xmm + i * 16));
-  }
+  // fxsave64 [abs32]
+  emit(0x48, 0x0f, 0xae, 0x04, 0x25, ...address(STATE + AT.fx));
   // mov [DOORBELL], al
   emit(0x88, 0x04, 0x25, ...address(DOORBELL));
   return Uint8Array.from(bytes);
@@ -94,6 +106,44 @@ const DRIVER_CODE = driver();
 /** `mov [DOORBELL], al` */
 const DOORBELL_CODE = Uint8Array.of(0x88, 0x04, 0x25, 0, 0, DOORBELL >> 16, 0);
 const EPILOGUE = epilogue();
+/** `mov byte [vector], 19` */
+const HANDLER_CODE = Uint8Array.of(
+  0xc6,
+  0x04,
+  0x25,
+  (STATE + AT.vector) & 0xff,
+  (STATE >> 8) & 0xff,
+  STATE >> 16,
+  0,
+  VECTOR.XM,
+);
+
+/** Page tables, descriptor tables and a stack for #XM; the registers that make a CPU use them. */
+function prepareTables(memory: GuestMemory, afterwards: Uint8Array): EntryState {
+  const tables = new PageTableBuilder(memory, { start: PAGE_TABLES, end: PAGE_TABLES + 0x10000 });
+  const { cr3 } = tables.identityMap(0, 16 << 20, { user: true });
+  const gdt = new GdtBuilder();
+  const { selector } = gdt.add(FLAT_CODE_64, { selector: 0x10 });
+  gdt.add(FLAT_DATA, { selector: 0x18 });
+  const code = gdt.add({ ...FLAT_CODE_64, dpl: 3 });
+  const data = gdt.add({ ...FLAT_DATA, dpl: 3 });
+  const tss = gdt.add(
+    { ...FLAT_DATA, base: BigInt(TSS), limit: 0x67, type: SYSTEM_TYPE.TSS_BUSY, db: 0, s: 0, g: 0 },
+    { long: true },
+  );
+  const gdtr = gdt.write(memory, GDT);
+  const gate = { selector, offset: BigInt(HANDLER) };
+  const idt = writeIdt(memory, IDT, new Map<number, Gate>([[VECTOR.XM, gate]]));
+  memory.write(TSS, encodeTss64({ rsp: [BigInt(STATE + 0x800)] }));
+  memory.write(HANDLER, HANDLER_CODE);
+  memory.write(HANDLER + HANDLER_CODE.length, afterwards);
+  return userModeEntry({
+    entry: BigInt(DRIVER),
+    stack: 0n,
+    cr3,
+    tables: { gdt: gdtr, idt, code, data, tss },
+  });
+}
 
 function prepare(memory: GuestMemory, { code, before }: Case): void {
   memory.write(CODE, code);
@@ -103,15 +153,50 @@ function prepare(memory: GuestMemory, { code, before }: Case): void {
   });
   memory.writeU64(STATE + AT.flags, BigInt(before.flags | 2));
   memory.writeU64(STATE + AT.target, BigInt(CODE));
-  memory.write(STATE + AT.xmm, before.xmm);
+  memory.writeU32(STATE + AT.vector, 0);
+  memory.write(STATE + AT.fx, fxImage(before));
   memory.write(DATA, before.data);
+}
+
+/** The FXSAVE image of a state: registers follow from ST(0) on. */
+function fxImage({ fpr, fsw, ftw, mxcsr, xmm }: CaseState): Uint8Array {
+  const image = new Uint8Array(FX.size);
+  const view = new DataView(image.buffer);
+  view.setUint16(FX.fcw, FCW, true);
+  view.setUint16(FX.fsw, fsw, true);
+  view.setUint8(FX.ftw, ftw);
+  view.setUint32(FX.mxcsr, mxcsr, true);
+  const top = (fsw >> 11) & 7;
+  for (let i = 0; i < 8; i++) {
+    const at = ((top + i) & 7) * 16;
+    image.set(fpr.subarray(at, at + 10), FX.st + i * 16);
+  }
+  image.set(xmm, FX.xmm);
+  return image;
+}
+
+function fromFxImage(image: Uint8Array): Pick<CaseState, 'fpr' | 'fsw' | 'ftw' | 'mxcsr' | 'xmm'> {
+  const view = new DataView(image.buffer, image.byteOffset);
+  const fsw = view.getUint16(FX.fsw, true);
+  const fpr = new Uint8Array(128);
+  for (let i = 0; i < 8; i++) {
+    const at = FX.st + i * 16;
+    fpr.set(image.subarray(at, at + 10), (((fsw >> 11) + i) & 7) * 16);
+  }
+  return {
+    fpr,
+    fsw,
+    ftw: view.getUint8(FX.ftw),
+    mxcsr: view.getUint32(FX.mxcsr, true),
+    xmm: image.slice(FX.xmm, FX.xmm + 256),
+  };
 }
 
 function collect(memory: GuestMemory): CaseState {
   return {
     gpr: Array.from({ length: 16 }, (_, i) => memory.readU64(STATE + AT.gpr + i * 8)),
     flags: Number(memory.readU64(STATE + AT.flags)) & COMPARED_FLAGS,
-    xmm: memory.read(STATE + AT.xmm, 256),
+    ...fromFxImage(memory.read(STATE + AT.fx, FX.size)),
     data: memory.read(DATA, DATA_SIZE),
   };
 }
@@ -131,24 +216,7 @@ export class Oracle implements Disposable {
     this.#vcpu = new KvmVcpu(this.#vm.vcpuPort(0));
     this.#vcpu.set('cpuid', this.#vm.supportedCpuid());
     this.#run = new DataView(this.#vcpu.run.buffer, this.#vcpu.run.byteOffset);
-    const tables = new PageTableBuilder(this.#memory, { start: PAGE_TABLES, end: PAGE_TABLES + 0x10000 });
-    const { cr3 } = tables.identityMap(0, 16 << 20, { user: true });
-    const gdt = new GdtBuilder();
-    gdt.add(FLAT_CODE_64, { selector: 0x10 });
-    gdt.add(FLAT_DATA, { selector: 0x18 });
-    const code = gdt.add({ ...FLAT_CODE_64, dpl: 3 });
-    const data = gdt.add({ ...FLAT_DATA, dpl: 3 });
-    const tss = gdt.add(
-      { ...FLAT_DATA, limit: 0x67, type: SYSTEM_TYPE.TSS_BUSY, db: 0, s: 0, g: 0 },
-      { long: true },
-    );
-    const gdtr = gdt.write(this.#memory, GDT);
-    const entry = userModeEntry({
-      entry: BigInt(DRIVER),
-      stack: 0n,
-      cr3,
-      tables: { gdt: gdtr, idt: { base: 0n, limit: 0 }, code, data, tss },
-    });
+    const entry = prepareTables(this.#memory, EPILOGUE);
     this.#sregs = entry.sregs;
     this.#regs = entry.regs;
     this.#memory.write(DRIVER, DRIVER_CODE);
@@ -161,8 +229,10 @@ export class Oracle implements Disposable {
     for (;;) {
       this.#vcpu.enter();
       const reason = this.#run.getUint32(abi.KVM_RUN_EXIT_REASON, true);
-      if (reason === abi.KVM_EXIT_MMIO) return { state: collect(this.#memory) };
-      // Without an IDT any exception is a triple fault.
+      if (reason === abi.KVM_EXIT_MMIO) {
+        return { state: collect(this.#memory), vector: this.#memory.readU32(STATE + AT.vector) };
+      }
+      // Without a gate any other exception is a triple fault.
       if (reason === abi.KVM_EXIT_SHUTDOWN) return { fault: -1 };
       if (reason !== abi.KVM_EXIT_INTR) return { fault: -100 - reason };
     }
@@ -177,12 +247,11 @@ export class Oracle implements Disposable {
 /** Runs the same cases on the tcg engine. */
 export class Subject {
   readonly test: TestCpu;
-  readonly #cr3: number;
+  readonly #sregs;
 
   constructor(hasFeature?: (feature: string) => boolean) {
     this.test = new TestCpu({ ram: RAM, hasFeature });
-    const tables = new PageTableBuilder(this.test.memory, { start: PAGE_TABLES, end: PAGE_TABLES + 0x10000 });
-    this.#cr3 = Number(tables.identityMap(0, 16 << 20, { user: true }).cr3);
+    this.#sregs = prepareTables(this.test.memory, DOORBELL_CODE).sregs;
   }
 
   run({ code, before }: Case): Result {
@@ -192,17 +261,24 @@ export class Subject {
     memory.write(CODE + code.length, DOORBELL_CODE);
     memory.write(DATA, before.data);
     cpu.mmu.touched(cpu.map.host(CODE), code.length + DOORBELL_CODE.length);
-    this.test.longMode({ cr3: this.#cr3, rip: BigInt(CODE), rsp: 0n, cpl: 3 });
+    memory.writeU32(STATE + AT.vector, 0);
+    setSregs(cpu, this.#sregs);
+    state.rip = BigInt(CODE);
+    fxStateOf(cpu).mxcsr = before.mxcsr;
     before.gpr.forEach((value, i) => {
       state.setGpr(i, value);
     });
     cpu.rflags = BigInt(before.flags | 2);
     state.bytes.set(before.xmm, state.base + S.XMM);
+    state.bytes.set(before.fpr, state.base + S.FPR);
+    state.setI32(S.FCW, FCW);
+    state.setI32(S.FSW, before.fsw);
+    state.setI32(S.FTW, before.ftw);
     for (let i = 0; i < 1000; i++) {
       const outcome = cpu.run(10_000);
       if (outcome === 'device') {
         cpu.log.clear();
-        return { state: this.#collect() };
+        return { state: this.#collect(), vector: memory.readU32(STATE + AT.vector) };
       }
       if (outcome === 'shutdown') return { fault: -1 };
     }
@@ -211,11 +287,17 @@ export class Subject {
 
   #collect(): CaseState {
     const { cpu, memory } = this.test;
-    const at = cpu.state.base + S.XMM;
+    const { state } = cpu;
+    const bytes = (field: number, length: number) =>
+      state.bytes.slice(state.base + field, state.base + field + length);
     return {
-      gpr: Array.from({ length: 16 }, (_, i) => cpu.state.gpr(i)),
+      gpr: Array.from({ length: 16 }, (_, i) => state.gpr(i)),
       flags: Number(cpu.rflags) & COMPARED_FLAGS,
-      xmm: cpu.state.bytes.slice(at, at + 256),
+      mxcsr: fxStateOf(cpu).mxcsr,
+      xmm: bytes(S.XMM, 256),
+      fpr: bytes(S.FPR, 128),
+      fsw: state.i32(S.FSW),
+      ftw: state.i32(S.FTW),
       data: memory.read(DATA, DATA_SIZE),
     };
   }
