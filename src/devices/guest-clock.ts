@@ -10,6 +10,7 @@ import { TsvError } from '../errors.ts';
 import type { Clock, Timer } from './clock.ts';
 import type { DeviceState } from './device.ts';
 import { SavedState } from './saved-state.ts';
+import { hostNanoseconds, SharedTime } from './shared-time.ts';
 
 /** Where host time comes from; a test can supply its own. */
 export interface HostTime {
@@ -51,6 +52,8 @@ interface Pending extends Timer {
 export class GuestClock implements Clock {
   /** Host time per guest time. */
   readonly timeScale: number;
+  /** The same time for other threads; they read it by the process's own clocks. */
+  readonly time = new SharedTime();
   readonly #host: HostTime;
   #wallBase: number | undefined;
   /** Guest time at the host time `#anchorHost`, ns. */
@@ -75,7 +78,7 @@ export class GuestClock implements Clock {
         hint: 'Give milliseconds since 1970-01-01 UTC.',
       });
     }
-    this.#wallBase = options.wallBase;
+    this.#setWallBase(options.wallBase);
     this.#host = options.host ?? processTime;
   }
 
@@ -89,9 +92,10 @@ export class GuestClock implements Clock {
     if (this.#running) return;
     this.#running = true;
     this.#anchorHost = this.#host.monotonic();
+    this.time.run(this.#anchorGuest, this.#anchorHost * NS_PER_MS, this.timeScale);
     if (this.#wallBase === undefined && this.timeScale !== 1) {
       // The host's seconds would pass faster than the guest can count them.
-      this.#wallBase = this.#host.wall() - this.#anchorGuest / NS_PER_MS;
+      this.#setWallBase(this.#host.wall() - this.#anchorGuest / NS_PER_MS);
     }
     this.#schedule();
   }
@@ -106,6 +110,7 @@ export class GuestClock implements Clock {
     if (!this.#running) return;
     this.#anchorGuest = this.now();
     this.#running = false;
+    this.time.stand(this.#anchorGuest);
     this.#unschedule();
   }
 
@@ -152,10 +157,12 @@ export class GuestClock implements Clock {
     const saved = new SavedState('clock', state);
     const now = saved.int('now', Number.MAX_SAFE_INTEGER);
     const wallBase = saved.has('wallBase') ? saved.finite('wallBase') : undefined;
-    this.#wallBase = wallBase;
+    this.#setWallBase(wallBase);
     this.#anchorGuest = now;
     this.#last = now;
     this.#anchorHost = this.#host.monotonic();
+    if (this.#running) this.time.run(now, this.#anchorHost * NS_PER_MS, this.timeScale);
+    else this.time.stand(now);
     this.#unschedule();
     this.#schedule();
   }
@@ -164,6 +171,11 @@ export class GuestClock implements Clock {
   close(): void {
     this.pause();
     this.#timers.length = 0;
+  }
+
+  #setWallBase(base: number | undefined): void {
+    this.#wallBase = base;
+    this.time.wallBase = base ?? 0;
   }
 
   #insert(timer: Pending): void {
@@ -213,7 +225,7 @@ export class GuestClock implements Clock {
 }
 
 const processTime: HostTime = {
-  monotonic: () => performance.now(),
+  monotonic: () => hostNanoseconds() / NS_PER_MS,
   wall: () => Date.now(),
   schedule(delay, callback) {
     if (delay <= 0) {

@@ -33,6 +33,11 @@ export interface AllocateRamOptions {
   readonly prefault?: boolean;
   /** Allow more RAM than the host has available. */
   readonly overcommit?: boolean;
+  /**
+   * Bytes at the start of the first memory that are not RAM: an engine that runs guests inside a WebAssembly memory keeps
+   * its own state there. All RAM then lies in that memory. Default 0.
+   */
+  readonly reserve?: number;
   /** The addon; every back end but `anonymous`, and `mergeable`, need it. */
   readonly native?: NativeMemory;
 }
@@ -64,7 +69,7 @@ export function allocateRam(options: AllocateRamOptions): GuestMemory {
   const usesOwnPages = kind === 'hugepages' || (backend?.kind === 'file' && backend.share);
   if (!options.overcommit && !usesOwnPages) checkHost(size);
 
-  const placed = place(plan, alignment);
+  const placed = place(plan, alignment, options.reserve ?? 0);
   const memories = placed.lengths.map((length) => allocate(length));
   const bases = memories.map(({ buffer }) =>
     native === undefined ? 0 : align(native.addressOf(buffer), alignment),
@@ -84,16 +89,25 @@ export function allocateRam(options: AllocateRamOptions): GuestMemory {
 function place(
   plan: readonly PhysicalRange[],
   alignment: number,
+  reserve: number,
 ): { lengths: number[]; regions: RamRegion[] } {
   const size = plan.reduce((sum, range) => sum + range.size, 0);
   const regions: RamRegion[] = [];
-  if (size + alignment <= MAX_WASM_MEMORY) {
-    let offset = 0;
+  const first = Math.ceil(reserve / alignment) * alignment;
+  if (first + size + alignment <= MAX_WASM_MEMORY) {
+    let offset = first;
     for (const range of plan) {
       regions.push({ ...range, memory: 0, offset });
       offset += range.size;
     }
-    return { lengths: [size + alignment], regions };
+    return { lengths: [first + size + alignment], regions };
+  }
+  if (reserve > 0) {
+    const most = Math.floor((MAX_WASM_MEMORY - first - alignment) / 2 ** 20);
+    const message = `The tcg engine cannot have ${Math.ceil(size / 2 ** 20)} MiB of guest memory.`;
+    throw new TsvError('TSV_E_MEMORY_SIZE', message, {
+      hint: `Give the machine at most ${most} MiB, or run it with --accel kvm.`,
+    });
   }
   for (const range of plan) {
     for (let done = 0; done < range.size; done += MAX_PIECE) {

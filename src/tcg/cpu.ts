@@ -54,6 +54,7 @@ export class Cpu {
   readonly system: SystemOperations;
   readonly exports: Exports;
   readonly interpreter: Interpreter;
+  readonly #decoder: Decoder;
   #replay = false;
 
   constructor(config: CpuConfig) {
@@ -67,8 +68,8 @@ export class Cpu {
     this.map = new PhysicalMap(config.regions);
     this.mmu = new Mmu(this.state, this.map, this.log);
     this.interpreter = generateInterpreter(INSTRUCTIONS, base, memory.buffer.byteLength / WASM_PAGE);
-    const decoder = new Decoder(INSTRUCTIONS, config.hasFeature);
-    this.blocks = new Blocks(this.state, this.mmu, this.map, decoder, this.interpreter);
+    this.#decoder = new Decoder(INSTRUCTIONS, config.hasFeature);
+    this.blocks = new Blocks(this.state, this.mmu, this.map, this.#decoder, this.interpreter);
     this.system = new SystemOperations(this);
     const { mmu, blocks, system } = this;
     const instance = new WebAssembly.Instance(new WebAssembly.Module(this.interpreter.bytes), {
@@ -83,6 +84,11 @@ export class Cpu {
       },
     });
     this.exports = instance.exports as unknown as Exports;
+  }
+
+  /** Gives it other CPUID features. It must not have run yet: what is decoded stays decoded. */
+  setFeatures(hasFeature: (feature: string) => boolean): void {
+    this.#decoder.configure(hasFeature);
   }
 
   /** RFLAGS with the arithmetic flags. */

@@ -300,15 +300,21 @@ export interface ApicMailboxesOptions {
   shared?: SharedArrayBuffer;
   /** Each vCPU's wake word, when the engine has its own. */
   wake?: (index: number) => WakeWord;
+  /** APIC IDs by vCPU index; default the index. */
+  ids?: readonly number[];
 }
 
 /** Mailboxes for `count` vCPUs; `mailboxes[0].words.buffer` is what other threads give as `shared`. */
-export function apicMailboxes(count: number, { shared, wake }: ApicMailboxesOptions = {}): ApicMailbox[] {
+export function apicMailboxes(
+  count: number,
+  { shared, wake, ids }: ApicMailboxesOptions = {},
+): ApicMailbox[] {
   const buffer = shared ?? new SharedArrayBuffer(count * MAILBOX_WORDS * 4);
   return Array.from({ length: count }, (_, index) => {
     const words = new Int32Array(buffer, index * MAILBOX_WORDS * 4, MAILBOX_WORDS);
     const mailbox = new ApicMailbox(words, wake?.(index));
-    if (shared === undefined) mailbox.publish(MODE_BITS.hardwareEnabled, index, 0, 0xffff_ffff);
+    if (shared === undefined)
+      mailbox.publish(MODE_BITS.hardwareEnabled, ids?.[index] ?? index, 0, 0xffff_ffff);
     return mailbox;
   });
 }

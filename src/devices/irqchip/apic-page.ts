@@ -67,8 +67,8 @@ export function importLapicState(apic: LocalApic, bytes: Uint8Array): void {
   for (const register of PLAIN) apic.registers[register >> 4] = get(register) & holdableBits(apic, register);
   apic.registers[APIC.LDR >> 4] &= 0xff00_0000;
   apic.registers[APIC.DFR >> 4] = get(APIC.DFR) | 0x0fff_ffff;
-  apic.registers[APIC.ID >> 4] = apic.isX2apic ? apic.index : get(APIC.ID) & 0xff00_0000;
-  if (apic.isX2apic) apic.registers[APIC.LDR >> 4] = x2apicLogicalId(apic.index);
+  apic.registers[APIC.ID >> 4] = apic.isX2apic ? apic.id : get(APIC.ID) & 0xff00_0000;
+  if (apic.isX2apic) apic.registers[APIC.LDR >> 4] = x2apicLogicalId(apic.id);
   for (let word = 0; word < VECTOR_WORDS; word++) {
     const at = word * APIC_REGISTER_STEP;
     const legal = word === 0 ? 0xffff_0000 : 0xffff_ffff;

@@ -48,8 +48,10 @@ import { VectorSet } from './vector-set.ts';
 
 /** What {@link LocalApic} is built from. */
 export interface LocalApicOptions extends ApicTimerOptions {
-  /** Index of the vCPU and of its mailbox; also its initial APIC ID. */
+  /** Index of the vCPU and of its mailbox. */
   index: number;
+  /** Initial APIC ID; default the index. */
+  id?: number;
   /** All local APICs' mailboxes. */
   bus: ApicBus;
   /**
@@ -75,6 +77,8 @@ const LVT0_VIRTUAL_WIRE = DELIVERY.EXTINT << 8;
 /** One vCPU's local APIC, created in the state after power-up; vCPU 0 is the bootstrap processor. */
 export class LocalApic {
   readonly index: number;
+  /** Initial APIC ID, which is also the x2APIC ID. */
+  readonly id: number;
   readonly mailbox: ApicMailbox;
   readonly timer: ApicTimer;
   /** Vectors in service. */
@@ -94,6 +98,7 @@ export class LocalApic {
 
   constructor(options: LocalApicOptions) {
     this.index = options.index;
+    this.id = options.id ?? options.index;
     this.#bus = options.bus;
     this.mailbox = options.bus.mailboxes[options.index];
     this.timer = new ApicTimer(options);
@@ -204,9 +209,8 @@ export class LocalApic {
     const wasX2apic = this.isX2apic;
     this.#apicBase = value;
     if (wasEnabled && !enable) this.#resetRegisters();
-    if (x2apic !== wasX2apic || enable !== wasEnabled)
-      this.#set(APIC.ID, x2apic ? this.index : this.index << 24);
-    if (x2apic) this.#set(APIC.LDR, x2apicLogicalId(this.index));
+    if (x2apic !== wasX2apic || enable !== wasEnabled) this.#set(APIC.ID, x2apic ? this.id : this.id << 24);
+    if (x2apic) this.#set(APIC.LDR, x2apicLogicalId(this.id));
     this.publish();
     return true;
   }
@@ -220,7 +224,7 @@ export class LocalApic {
   #powerUp(): void {
     const bsp = this.index === 0 ? MSR_IA32_APICBASE_BSP : 0n;
     this.#apicBase = BigInt(APIC_DEFAULT_PHYS_BASE) | MSR_IA32_APICBASE_ENABLE | bsp;
-    this.#set(APIC.ID, this.index << 24);
+    this.#set(APIC.ID, this.id << 24);
     this.#resetRegisters();
   }
 
@@ -237,7 +241,7 @@ export class LocalApic {
     this.#set(APIC.DFR, 0xffff_ffff);
     this.#set(APIC.SPIV, 0xff);
     for (const lvt of LVT_REGISTERS) this.#set(lvt, APIC_LVT_MASKED);
-    if (this.isX2apic) this.#set(APIC.LDR, x2apicLogicalId(this.index));
+    if (this.isX2apic) this.#set(APIC.LDR, x2apicLogicalId(this.id));
     if (this.index === 0) this.#set(APIC.LVT0, LVT0_VIRTUAL_WIRE);
     this.#errors = 0;
     this.inService.clear();

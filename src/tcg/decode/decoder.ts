@@ -52,16 +52,26 @@ export class Decoder {
   opcode = 0;
   vexL = false;
 
-  readonly #legacy: Encoding[][][] = [0, 1, 2, 3].map(() => Array.from({ length: 256 }, () => []));
-  readonly #vex: Encoding[][][] = [0, 1, 2, 3].map(() => Array.from({ length: 256 }, () => []));
+  #legacy: Encoding[][][] = [];
+  #vex: Encoding[][][] = [];
+  readonly #instructions: readonly Instruction[];
   #bytes!: Uint8Array;
   #at = 0;
   #end = 0;
   #truncated = false;
 
-  /** @param features CPUID features that the CPU has; instructions of others are undefined */
+  /** @param hasFeature see {@link configure} */
   constructor(instructions: readonly Instruction[], hasFeature: (feature: string) => boolean) {
-    for (const instruction of instructions) {
+    this.#instructions = instructions;
+    this.configure(hasFeature);
+  }
+
+  /** @param hasFeature CPUID features that the CPU has; instructions of others are undefined */
+  configure(hasFeature: (feature: string) => boolean): void {
+    const empty = () => [0, 1, 2, 3].map(() => Array.from({ length: 256 }, (): Encoding[] => []));
+    this.#legacy = empty();
+    this.#vex = empty();
+    for (const instruction of this.#instructions) {
       if (instruction.feature !== undefined && !hasFeature(instruction.feature)) continue;
       for (const encoding of instruction.encodings) {
         (encoding.vex ? this.#vex : this.#legacy)[encoding.map][encoding.opcode].push(encoding);

@@ -1,0 +1,68 @@
+/**
+ * Guest time in shared memory: the machine's clock says how guest time follows the host's, and every thread can then read
+ * guest time without asking. Written only while no vCPU runs, so readers need no lock.
+ *
+ * A machine with a virtual clock has no such relation: guest time is what its only vCPU last said.
+ */
+
+/** Fields, 64-bit floats. */
+const GUEST = 0;
+const HOST = 1;
+const SCALE = 2;
+const WALL = 3;
+const FIELDS = 4;
+/** SCALE of a clock that stands, or that its vCPU moves on. */
+const STANDS = 0;
+
+/** Monotonic host time in nanoseconds, the same on all threads of the process. */
+export function hostNanoseconds(): number {
+  const [seconds, nanoseconds] = process.hrtime();
+  return seconds * 1e9 + nanoseconds;
+}
+
+/** One machine's guest time. */
+export class SharedTime {
+  readonly shared: SharedArrayBuffer;
+  readonly #fields: Float64Array;
+
+  constructor(shared = new SharedArrayBuffer(FIELDS * 8)) {
+    this.shared = shared;
+    this.#fields = new Float64Array(shared);
+  }
+
+  /** Wall-clock time at guest time 0, ms since 1970-01-01 UTC. */
+  get wallBase(): number {
+    const base = this.#fields[WALL];
+    return base === 0 ? Date.now() - this.now() / 1e6 : base;
+  }
+  /** 0: the guest sees the host's date. */
+  set wallBase(base: number) {
+    this.#fields[WALL] = base;
+  }
+
+  /** Guest time, nanoseconds since the machine's start. */
+  now(): number {
+    const fields = this.#fields;
+    const scale = fields[SCALE];
+    if (scale === STANDS) return fields[GUEST];
+    return Math.max(fields[GUEST], Math.floor(fields[GUEST] + (hostNanoseconds() - fields[HOST]) / scale));
+  }
+
+  /**
+   * Guest time is `guest` now and runs `scale` times slower than host time.
+   * @param guest nanoseconds
+   * @param host {@link hostNanoseconds} now
+   */
+  run(guest: number, host: number, scale: number): void {
+    const fields = this.#fields;
+    fields[GUEST] = guest;
+    fields[HOST] = host;
+    fields[SCALE] = scale;
+  }
+
+  /** Guest time is `guest` and stands still. */
+  stand(guest: number): void {
+    this.#fields[GUEST] = guest;
+    this.#fields[SCALE] = STANDS;
+  }
+}
