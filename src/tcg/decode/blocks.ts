@@ -21,6 +21,7 @@ import {
 import type { Mmu } from '../mmu/mmu.ts';
 import { WALK } from '../mmu/walk.ts';
 import type { PhysicalMap } from '../physical.ts';
+import { AVAILABILITIES, availability } from './availability.ts';
 import { type CodeWidth, type Decoder, MAX_LENGTH } from './decoder.ts';
 import { RecordWriter } from './record.ts';
 
@@ -57,7 +58,7 @@ export class Blocks {
   readonly #decoder: Decoder;
   readonly #writer: RecordWriter;
   /** By mode, then by the address of the first byte: both keys are small integers, which a Map finds fastest. */
-  readonly #byMode = Array.from({ length: 8 }, () => new Map<number, Block>());
+  readonly #byMode = Array.from({ length: 8 * AVAILABILITIES }, () => new Map<number, Block>());
   readonly #pages = new Map<number, CodePage>();
   readonly #crossing = new Uint8Array(2 * MAX_LENGTH + 2);
   /** Translations of code pages: linear page in halves, privilege and validity, offset in the memory. */
@@ -99,16 +100,21 @@ export class Blocks {
 
   /** Voids the jump cache: what addresses mean has changed. */
   newKey(): void {
-    // Wrapping after 2^26 changes could only revive entries of the same RIP.
-    this.#epoch = (this.#epoch + 1) & 0x3ff_ffff;
+    // Wrapping after 2^24 changes could only revive entries of the same RIP.
+    this.#epoch = (this.#epoch + 1) & 0xff_ffff;
     this.selectKey();
   }
 
   /** Makes jump cache entries of the current mode and privilege count. To be called when these change. */
   selectKey(): void {
+    this.#state.setI32(S.CODE_KEY, this.#epoch * 128 + this.#mode * 2 + (this.#state.cpl === 3 ? 1 : 0));
+  }
+
+  /** What the records of a block depend on besides its bytes. */
+  get #mode(): number {
     const { width } = this;
-    const mode = (width === 64 ? 4 : width === 32 ? 2 : 0) + (this.#single ? 1 : 0);
-    this.#state.setI32(S.CODE_KEY, this.#epoch * 16 + mode * 2 + (this.#state.cpl === 3 ? 1 : 0));
+    const form = (width === 64 ? 4 : width === 32 ? 2 : 0) + (this.#single ? 1 : 0);
+    return availability(this.#state) * 8 + form;
   }
 
   /** Width of the code segment. */
@@ -164,7 +170,7 @@ export class Blocks {
     }
     const host = this.#translate(low, high);
     if (host < 0) return 0;
-    const mode = (width === 64 ? 4 : width === 32 ? 2 : 0) + (this.#single ? 1 : 0);
+    const mode = this.#mode;
     const known = this.#byMode[mode].get(host);
     if (known !== undefined) return known.record;
     return this.#decode(host, mode, width, low, high);

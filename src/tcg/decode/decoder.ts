@@ -10,11 +10,15 @@ export const MAX_LENGTH = 15;
 /** What {@link Decoder.decode} gives beyond a length. */
 export const DECODE = {
   /** The bytes are no instruction of this CPU: #UD. */
-  invalid: 0,
+  invalid: -3,
   /** More bytes are needed. */
   truncated: -1,
   /** More than 15 bytes: #GP. */
   tooLong: -2,
+  /** Not from {@link Decoder.decode}: the control registers forbid the instruction, #UD. */
+  forbidden: -4,
+  /** Likewise: SSE or MMX state is not there yet, #NM. */
+  unavailable: -5,
 } as const;
 
 const NO_REGISTER = -1;

@@ -5,7 +5,8 @@ import { SPECIAL } from '../interp/run-function.ts';
 import { ADDRESS_16, ADDRESS_32, ADDRESS_ABSOLUTE, ADDRESS_LEGACY, R, RECORD, S } from '../layout.ts';
 import { INSTRUCTIONS } from '../table/index.ts';
 import { type Encoding, handlerSlot } from '../table/instruction.ts';
-import type { CodeWidth, Decoder } from './decoder.ts';
+import { refusal } from './availability.ts';
+import { type CodeWidth, DECODE, type Decoder } from './decoder.ts';
 
 const SIZE_INDEX: Readonly<Record<number, number>> = { 1: 0, 2: 1, 4: 2, 8: 3, 16: 4 };
 const XMM_BYTES = 16;
@@ -54,7 +55,7 @@ export class RecordWriter {
     this.#view.setInt32(record + R.B, samePage ? 1 : 0, true);
   }
 
-  /** Bytes that are no instruction (#UD), or more than 15 of them (#GP). */
+  /** An instruction that raises an exception whatever its operands: `reason` is one of DECODE. */
   invalid(record: number, offset: number, index: number, reason: number): void {
     this.#clear(record);
     this.#head(record, this.#undefined.handlers[handlerSlot(0, 0, 2, 0)], 0, index, offset);
@@ -100,7 +101,12 @@ export class RecordWriter {
         handlerSlot(SIZE_INDEX[encoding === this.#nop ? 1 : d.size], d.memory ? 1 : 0, kind, locked ? 1 : 0)
       ];
     if (handler < 0 || (d.lock && !(encoding.instruction.lock && d.memory))) {
-      this.invalid(record, offset, index, 0);
+      this.invalid(record, offset, index, DECODE.invalid);
+      return true;
+    }
+    const refused = refusal(encoding.units, this.#state);
+    if (refused !== 0) {
+      this.invalid(record, offset, index, refused);
       return true;
     }
     this.#clear(record);

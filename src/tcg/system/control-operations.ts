@@ -1,5 +1,6 @@
 /** System registers, caches, time, identification. */
 import { randomFillSync } from 'node:crypto';
+import { DECODE } from '../decode/decoder.ts';
 import { FLAG } from '../emit/flags.ts';
 import { ACCESS } from '../emit/meaning.ts';
 import { S } from '../layout.ts';
@@ -94,8 +95,11 @@ const DR7_FIXED = 0x400n;
 
 export const CONTROL_OPERATIONS: Operations = {
   UNDEFINED(o) {
-    // The predecoder leaves -2 for an instruction of more than 15 bytes.
-    throw new GuestFault(registerNumber(o, 0) === -2 ? VECTOR.GP : VECTOR.UD);
+    // The predecoder leaves its reason; UD2 and its kin have none.
+    const reason = registerNumber(o, 0);
+    if (reason === DECODE.tooLong) throw new GuestFault(VECTOR.GP);
+    if (reason === DECODE.unavailable) throw new GuestFault(VECTOR.NM);
+    throw new GuestFault(VECTOR.UD);
   },
   HLT(o) {
     privileged(o);
@@ -153,6 +157,7 @@ export const CONTROL_OPERATIONS: Operations = {
   CLTS(o) {
     privileged(o);
     o.cpu.state.setU64(S.CR0, o.cpu.state.u64(S.CR0) & ~CR0_TS);
+    o.cpu.blocks.selectKey();
   },
   LMSW(o) {
     privileged(o);

@@ -135,7 +135,7 @@ export class SystemRegisters {
   }
 
   writeCr(number: number, value: bigint): void {
-    const { state, mmu } = this.#cpu;
+    const { state, mmu, blocks } = this.#cpu;
     switch (number) {
       case 0:
         this.#writeCr0(value);
@@ -155,6 +155,7 @@ export class SystemRegisters {
         state.setU64(S.CR4, value);
         if ((old ^ value) & CR4_FLUSHES) mmu.flush();
         mmu.selectTlb();
+        blocks.selectKey();
         return;
       }
       case 8:
@@ -188,6 +189,8 @@ export class SystemRegisters {
       this.#segments.update();
       blocks.newKey();
     }
+    // EM and TS decide what SSE and MMX instructions are decoded to.
+    blocks.selectKey();
   }
 
   readMsr(index: number): bigint {

@@ -33,7 +33,12 @@ export interface InstructionOptions {
   readonly hot?: boolean;
   /** Ends the block. */
   readonly ends?: boolean;
+  /** Uses units (UNIT) that no operand tells of. */
+  readonly units?: number;
 }
+
+/** State that the control registers can make unavailable: bits of {@link Encoding.units}. */
+export const UNIT = { SSE: 1, MMX: 2 } as const;
 
 /** What the meaning function gets. */
 export type MeaningFunction = (c: Meaning) => void;
@@ -77,6 +82,8 @@ export interface Encoding {
   readonly defaultSize: 'd64' | 'f64' | '';
   readonly validIn: 'any' | 'legacy' | 'long';
   readonly unaligned: boolean;
+  /** Which state that may be unavailable it uses (UNIT). */
+  readonly units: number;
   /** Handlers by size, form and address kind; filled by the interpreter's generator. */
   readonly handlers: Int32Array;
 }
@@ -117,6 +124,9 @@ function parse(instruction: Instruction, text: string): Encoding[] {
     .split(',')
     .filter((code) => code !== '')
     .map((code) => ({ letter: code[0], size: code.slice(1) as SizeLetter }));
+  const uses = (letters: string, unit: number) =>
+    operands.some((o) => letters.includes(o.letter)) ? unit : 0;
+  const units = uses('VWU', UNIT.SSE) | uses('PQN', UNIT.MMX) | (instruction.units ?? 0);
   const first = Number.parseInt(match[1], 16);
   return Array.from({ length: match[2] === undefined ? 1 : 8 }, (_, i) => ({
     instruction,
@@ -140,6 +150,7 @@ function parse(instruction: Instruction, text: string): Encoding[] {
     defaultSize: attributes.has('d64') ? 'd64' : attributes.has('f64') ? 'f64' : '',
     validIn: attributes.has('i64') ? 'legacy' : attributes.has('o64') ? 'long' : 'any',
     unaligned: attributes.has('u'),
+    units,
     handlers: new Int32Array(HANDLER_SLOTS).fill(-1),
   }));
 }
