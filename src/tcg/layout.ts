@@ -13,15 +13,31 @@
 /** Bytes a page of the guest, of the page map, and of the soft TLB. */
 export const PAGE = 4096;
 
-/** Page map bits: a store to such a page calls afterStore(). */
-export const PAGE_CODE = 1;
+/** Page map bits: a store to such a page calls afterStore(). These say that vCPUs have decoded it, see {@link codeBit}. */
+export const PAGE_CODE = 0xfd;
 /** The page is clean in the dirty log. */
 export const PAGE_CLEAN = 2;
-/** Not guest memory: the scratch page, where accesses without host address are staged. */
-export const PAGE_SCRATCH = 4;
+/** Not guest memory: the scratch page, where accesses without host address are staged. Known by its address. */
+export const PAGE_SCRATCH = 1;
+
+/** How many vCPUs have a page map bit of their own; the others share one. */
+export const OWN_CODE_BITS = 6;
+
+/** The page map bit that says that a vCPU has blocks decoded from the page. Only that vCPU sets and clears it. */
+export function codeBit(vcpu: number): number {
+  return vcpu === 0 ? 1 : 2 << Math.min(vcpu, OWN_CODE_BITS);
+}
 
 /** Bytes of the page map: enough for 4 GiB. */
 export const PAGE_MAP_SIZE = 0x10_0000;
+
+/** i32 words, atomic, of the engine as a whole. They lie where the page map would describe the page map. */
+export const ENGINE = {
+  /** Index of the vCPU that runs alone plus one, 0 for none (rendezvous.ts). */
+  EXCLUSIVE: 0x40,
+  /** Index of the vCPU that replaces 16 bytes plus one, 0 for none (rendezvous.ts). */
+  PAIR: 0x80,
+} as const;
 
 /** Offsets in a vCPU's area. Those below 256 are also operands of a predecoded record, as one byte. */
 export const S = {
@@ -120,6 +136,11 @@ export const S = {
   FPR: 1280,
 } as const;
 
+/** Bit of S.ATTENTION: look at the run area and at the control block. Those below are the APIC mailbox's (WAKE). */
+export const ATTENTION_KICK = 0x100;
+/** Bit of S.ATTENTION: code was written, or another vCPU wants to run alone. Cpu.run() sees to both. */
+export const ATTENTION_ENGINE = 0x200;
+
 /** Where staged accesses live; a page of its own. */
 export const SCRATCH = 0x1000;
 /** Three soft TLBs: supervisor, supervisor with user pages (AC or no SMAP), user. */
@@ -141,8 +162,11 @@ export const RUN = JUMP_CACHE + JUMP_ENTRIES * JUMP_ENTRY;
 export const RUN_SIZE = 0x2000;
 /** Offset of the port data in the run area. */
 export const RUN_PIO_DATA = 0x1000;
+/** Stores to decoded bytes by others (decode/invalidation-queue.ts), and whether the vCPU is in run(). */
+export const INVALIDATIONS = RUN + RUN_SIZE;
+export const INVALIDATIONS_SIZE = 0x3000;
 /** Predecoded blocks. */
-export const ARENA = (RUN + RUN_SIZE + 0xffff) & ~0xffff;
+export const ARENA = (INVALIDATIONS + INVALIDATIONS_SIZE + 0xffff) & ~0xffff;
 export const ARENA_SIZE = 16 << 20;
 /** Bytes of a vCPU's area. */
 export const AREA_SIZE = ARENA + ARENA_SIZE;
