@@ -89,7 +89,7 @@ export const S = {
   LIMIT: 352,
   /** Access rights as in bits 8 to 23 of a descriptor's second word, shifted down; bit 16: unusable. */
   RIGHTS: 384,
-  /** First and last valid offset for reads and for writes outside 64-bit mode. */
+  /** First valid offset for reads, last for reads and for writes, outside 64-bit mode. */
   SEGMENT_FIRST: 416,
   SEGMENT_LAST_READ: 448,
   SEGMENT_LAST_WRITE: 480,
@@ -129,6 +129,8 @@ export const S = {
   FDP: 776,
   /** Bases as the descriptors have them, order of SEGMENT_BASE. */
   RAW_BASE: 800,
+  /** i32 each, order of SEGMENT_BASE: first valid offset for writes; all ones where none may be written. */
+  SEGMENT_FIRST_WRITE: 864,
 
   /** Sixteen 128-bit registers. */
   XMM: 1024,
@@ -143,7 +145,7 @@ export const ATTENTION_ENGINE = 0x200;
 
 /** Where staged accesses live; a page of its own. */
 export const SCRATCH = 0x1000;
-/** Three soft TLBs: supervisor, supervisor with user pages (AC or no SMAP), user. */
+/** Soft TLBs: supervisor, supervisor with user pages (AC or no SMAP), user, user with alignment checks (never filled). */
 export const TLB = 0x2000;
 export const TLB_ENTRIES = 1024;
 /** Entry: i64 read tag, i64 write tag, i32 addend. A tag is the linear page, -1 never matches. */
@@ -152,7 +154,9 @@ export const TLB_READ = 0;
 export const TLB_WRITE = 8;
 export const TLB_ADDEND = 16;
 export const TLB_SIZE = TLB_ENTRIES * TLB_ENTRY;
-export const TLB_MODES = 3;
+export const TLB_MODES = 4;
+/** The TLB whose entries never hit, so that every access of a user with EFLAGS.AC and CR0.AM is looked at. */
+export const TLB_MODE_ALIGNED = 3;
 /** Jump cache: from RIP to a block's first record. Entry: i64 RIP, i32 key, i32 record. */
 export const JUMP_CACHE = TLB + TLB_MODES * TLB_SIZE;
 export const JUMP_ENTRIES = 16384;

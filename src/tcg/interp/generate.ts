@@ -111,8 +111,9 @@ function defineHelpers(m: ModuleBuilder, base: number, imports: Imports): Helper
     f.if_(load('i32.load8_u', pc, R.ADDRESS).and(ADDRESS_LEGACY).eqz(), () => f.return_(offset.add(origin)));
     const field = (at: number) => load('i64.load32_u', segment.shl(2), base + at);
     const last = f.let(select(what.shr_u(8), field(S.SEGMENT_LAST_WRITE), field(S.SEGMENT_LAST_READ)));
+    const first = f.let(select(what.shr_u(8), field(S.SEGMENT_FIRST_WRITE), field(S.SEGMENT_FIRST)));
     const end = offset.add(what.and(0xff).sub(1).wide());
-    f.if_(offset.lt_u(field(S.SEGMENT_FIRST)).or(end.gt_u(last)), () => {
+    f.if_(offset.lt_u(first).or(end.gt_u(last)), () => {
       f.run(imports.segmentFault, segment, pc);
       f.return_(i64(BigInt(SENTINEL_HIGH) << 32n));
     });

@@ -147,10 +147,10 @@ export class Segments {
     const real = this.isReal;
     const readable = real || !isCode || (rights & RIGHTS.RW) !== 0;
     const writable = real || (!isCode && (rights & RIGHTS.RW) !== 0);
-    // Where neither reads nor writes may go, no offset is the first one. A limit of 0 still lets a write to offset 0
-    // of a read-only segment through: that one byte is accepted as the price of one comparison less.
+    // Where no access may go, the first valid offset lies behind the last one.
     state.setI32(S.SEGMENT_FIRST + segment * 4, readable ? first : -1);
-    state.setI32(S.SEGMENT_LAST_READ + segment * 4, last);
+    state.setI32(S.SEGMENT_LAST_READ + segment * 4, readable ? last : 0);
+    state.setI32(S.SEGMENT_FIRST_WRITE + segment * 4, writable ? first : -1);
     state.setI32(S.SEGMENT_LAST_WRITE + segment * 4, writable ? last : 0);
   }
 
