@@ -43,6 +43,9 @@ export class PageWalk {
   writable = false;
   /** The page is larger than 4 KiB. */
   large = false;
+  /** The entry that was read last. */
+  #low = 0;
+  #high = 0;
   readonly #state: CpuState;
   readonly #map: PhysicalMap;
 
@@ -77,16 +80,50 @@ export class PageWalk {
   #walk64(low: number, high: number, access: number, user: boolean, probe: boolean): number {
     const state = this.#state;
     const table = (state.i32(S.CR3 + 4) & 0xf_ffff) * 0x1_0000_0000 + ((state.i32(S.CR3) & ~0xfff) >>> 0);
-    return this.#levels(table, 4, low, high, RW | US, 0, access, user, probe);
+    return this.#levels(table, 4, low, high, access, user, probe);
   }
 
   #walkPae(low: number, access: number, user: boolean, probe: boolean): number {
     const pdpt = (this.#state.i32(S.CR3) & ~31) >>> 0;
-    const at = this.#map.host(pdpt + (low >>> 30) * 8);
-    const entry = at < 0 ? 0 : this.#state.words[at >> 2];
-    if ((entry & P) === 0) return this.#fault(0, access, user);
-    const table = ((entry & ~0xfff) >>> 0) + (this.#state.words[(at >> 2) + 1] & 0xf_ffff) * 0x1_0000_0000;
-    return this.#levels(table, 2, low, 0, RW | US, 0, access, user, probe);
+    if (!this.#load(this.#word(pdpt + (low >>> 30) * 8))) return this.#fault(0, access, user);
+    const table = ((this.#low & ~0xfff) >>> 0) + (this.#high & 0xf_ffff) * 0x1_0000_0000;
+    return this.#levels(table, 2, low, 0, access, user, probe);
+  }
+
+  /** Index of an entry among the memory's words, -1 outside RAM. */
+  #word(gpa: number): number {
+    const host = this.#map.host(gpa);
+    return host < 0 ? -1 : host >>> 2;
+  }
+
+  /**
+   * Reads an entry of 8 bytes into #low and #high, as one: other vCPUs may replace it meanwhile. Page tables outside
+   * RAM (a negative word index) read as zero.
+   * @returns whether it is present
+   */
+  #load(at: number): boolean {
+    if (at < 0) return false;
+    const { words } = this.#state;
+    let low = Atomics.load(words, at);
+    for (;;) {
+      const high = Atomics.load(words, at + 1);
+      const again = Atomics.load(words, at);
+      if (again === low) {
+        this.#low = low;
+        this.#high = high;
+        return (low & P) !== 0;
+      }
+      low = again;
+    }
+  }
+
+  /**
+   * Sets accessed and dirty bits of the entry whose low half was read as `entry` (SDM vol. 3A 4.8: with a locked
+   * cycle). @returns false when the entry has changed since, so that nothing was set and the walk is void
+   */
+  #mark(at: number, entry: number, bits: number): boolean {
+    if ((entry & bits) === bits) return true;
+    return Atomics.compareExchange(this.#state.words, at, entry, entry | bits) === entry;
   }
 
   #levels(
@@ -94,16 +131,16 @@ export class PageWalk {
     levels: number,
     low: number,
     high: number,
-    rights: number,
-    noExecute: number,
     access: number,
     user: boolean,
     probe: boolean,
   ): number {
-    const { words } = this.#state;
     const nxe = (this.#state.efer & EFER_NXE) !== 0;
+    const writes = access === ACCESS.write || access === ACCESS.modify;
     let table = start;
-    for (let level = levels; ; level--) {
+    let rights = RW | US;
+    let noExecute = 0;
+    for (let level = levels; ; ) {
       const index =
         level === 4
           ? (high >>> 7) & 511
@@ -112,12 +149,10 @@ export class PageWalk {
             : level === 2
               ? (low >>> 21) & 511
               : (low >>> 12) & 511;
-      const host = this.#map.host(table + index * 8);
-      // Page tables outside RAM read as zero: not present.
-      const at = host >> 2;
-      const entry = host < 0 ? 0 : words[at];
-      if ((entry & P) === 0) return this.#fault(0, access, user);
-      const entryHigh = words[at + 1];
+      const at = this.#word(table + index * 8);
+      if (!this.#load(at)) return this.#fault(0, access, user);
+      const entry = this.#low;
+      const entryHigh = this.#high;
       const leaf = level === 1 || ((entry & PS) !== 0 && level <= 3);
       if (
         (entryHigh & RESERVED_HIGH) !== 0 ||
@@ -128,53 +163,54 @@ export class PageWalk {
       ) {
         return this.#fault(PF.P | PF.RSVD, access, user);
       }
-      rights &= entry;
-      noExecute |= entryHigh & NX;
       const frameHigh = (entryHigh & ~RESERVED_HIGH & 0xf_ffff) * 0x1_0000_0000;
       if (!leaf) {
-        if (!probe && (entry & A) === 0) Atomics.or(words, at, A);
+        if (!probe && !this.#mark(at, entry, A)) continue;
+        rights &= entry;
+        noExecute |= entryHigh & NX;
         table = frameHigh + ((entry & ~0xfff) >>> 0);
+        level--;
         continue;
       }
-      const denied = this.#check(rights, noExecute !== 0, access, user);
-      if (denied) return this.#fault(PF.P, access, user);
-      const writes = access === ACCESS.write || access === ACCESS.modify;
-      const set = writes ? A | D : A;
-      if (!probe && (entry & set) !== set) Atomics.or(words, at, set);
+      const all = rights & entry;
+      const never = ((noExecute | entryHigh) & NX) !== 0;
+      if (this.#check(all, never, access, user)) return this.#fault(PF.P, access, user);
+      if (!probe && !this.#mark(at, entry, writes ? A | D : A)) continue;
       const mask = level === 1 ? 0xfff : level === 2 ? 0x1f_ffff : 0x3fff_ffff;
       this.physical = frameHigh + ((entry & ~mask & ~0xfff) >>> 0) + ((low & mask) >>> 0);
       this.large = level > 1;
-      this.writable =
-        (writes || (entry & D) !== 0) && !this.#check(rights, noExecute !== 0, ACCESS.write, user);
+      this.writable = (writes || (entry & D) !== 0) && !this.#check(all, never, ACCESS.write, user);
       return WALK.ok;
     }
   }
 
   #walk32(low: number, access: number, user: boolean, probe: boolean): number {
     const { words, cr4 } = this.#state;
-    const directory = this.#map.host((this.#state.i32(S.CR3) & ~0xfff) >>> 0);
-    let at = directory < 0 ? -1 : (directory >> 2) + (low >>> 22);
-    let entry = at < 0 ? 0 : words[at];
-    if ((entry & P) === 0) return this.#fault(0, access, user);
-    let rights = entry & (RW | US);
-    const large = (entry & PS) !== 0 && (cr4 & CR4_PSE) !== 0;
-    if (!large) {
-      if (!probe && (entry & A) === 0) Atomics.or(words, at, A);
-      const table = this.#map.host((entry & ~0xfff) >>> 0);
-      at = table < 0 ? -1 : (table >> 2) + ((low >>> 12) & 1023);
-      entry = at < 0 ? 0 : words[at];
-      if ((entry & P) === 0) return this.#fault(0, access, user);
-      rights &= entry;
-    }
-    if (this.#check(rights, false, access, user)) return this.#fault(PF.P, access, user);
     const writes = access === ACCESS.write || access === ACCESS.modify;
-    const set = writes ? A | D : A;
-    if (!probe && (entry & set) !== set) Atomics.or(words, at, set);
-    const mask = large ? 0x3f_ffff : 0xfff;
-    this.physical = ((entry & ~mask) >>> 0) + (low & mask);
-    this.large = large;
-    this.writable = (writes || (entry & D) !== 0) && !this.#check(rights, false, ACCESS.write, user);
-    return WALK.ok;
+    for (;;) {
+      let at = this.#word(((this.#state.i32(S.CR3) & ~0xfff) >>> 0) + (low >>> 22) * 4);
+      let entry = at < 0 ? 0 : Atomics.load(words, at);
+      if ((entry & P) === 0) return this.#fault(0, access, user);
+      let rights = entry & (RW | US);
+      const large = (entry & PS) !== 0 && (cr4 & CR4_PSE) !== 0;
+      // Bits 13 to 20 hold bits 32 to 39 of the address (PSE-36); bit 21 is reserved.
+      if (large && (entry & 0x20_0000) !== 0) return this.#fault(PF.P | PF.RSVD, access, user);
+      if (!large) {
+        if (!probe && !this.#mark(at, entry, A)) continue;
+        at = this.#word(((entry & ~0xfff) >>> 0) + ((low >>> 12) & 1023) * 4);
+        entry = at < 0 ? 0 : Atomics.load(words, at);
+        if ((entry & P) === 0) return this.#fault(0, access, user);
+        rights &= entry;
+      }
+      if (this.#check(rights, false, access, user)) return this.#fault(PF.P, access, user);
+      if (!probe && !this.#mark(at, entry, writes ? A | D : A)) continue;
+      const mask = large ? 0x3f_ffff : 0xfff;
+      const above = large ? ((entry >>> 13) & 0xff) * 0x1_0000_0000 : 0;
+      this.physical = above + ((entry & ~mask) >>> 0) + (low & mask);
+      this.large = large;
+      this.writable = (writes || (entry & D) !== 0) && !this.#check(rights, false, ACCESS.write, user);
+      return WALK.ok;
+    }
   }
 
   /** Whether the access rights forbid an access (SDM vol. 3A 4.6.1). */
@@ -187,7 +223,9 @@ export class PageWalk {
     }
     const writes = access !== ACCESS.read;
     if (user) return (rights & US) === 0 || (writes && (rights & RW) === 0);
-    if ((rights & US) !== 0 && (state.cr4 & CR4_SMAP) !== 0 && (state.eflags & FLAG_AC) === 0) return true;
+    // AC opens user pages to supervisor code only, not to what a user's instruction does implicitly (SDM vol. 3A 4.6.1).
+    const closed = (state.eflags & FLAG_AC) === 0 || state.cpl === 3;
+    if ((rights & US) !== 0 && (state.cr4 & CR4_SMAP) !== 0 && closed) return true;
     return writes && (rights & RW) === 0 && (state.cr0 & CR0_WP) !== 0;
   }
 
