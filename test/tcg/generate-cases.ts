@@ -163,7 +163,7 @@ export function randomCase(encoding: Encoding, r: Random): Case {
     tail.push(...immediate);
   }
   if (encoding.instruction.name === 'leave') before.gpr[5] = BigInt(DATA + 1024);
-  if (encoding.instruction.name === 'maskmovdqu') before.gpr[7] = BigInt(DATA + 1024);
+  if (encoding.instruction.name.startsWith('maskmov')) before.gpr[7] = BigInt(DATA + 1024);
   if (encoding.instruction.name === 'xlat') before.gpr[3] = BigInt(DATA + 1024);
   if (letters.has('X')) {
     before.gpr[1] = BigInt(r.below(20));

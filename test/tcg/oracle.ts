@@ -274,6 +274,9 @@ export class Subject {
     state.setI32(S.FCW, FCW);
     state.setI32(S.FSW, before.fsw);
     state.setI32(S.FTW, before.ftw);
+    state.setI32(S.FOP, 0);
+    state.setU64(S.FIP, 0n);
+    state.setU64(S.FDP, 0n);
     for (let i = 0; i < 1000; i++) {
       const outcome = cpu.run(10_000);
       if (outcome === 'device') {

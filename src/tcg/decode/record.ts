@@ -12,6 +12,9 @@ const SIZE_INDEX: Readonly<Record<number, number>> = { 1: 0, 2: 1, 4: 2, 8: 3, 1
 const XMM_BYTES = 16;
 const ADDRESS_MASK_LOW: Readonly<Record<number, number>> = { 2: 0xffff, 4: -1, 8: -1 };
 
+/** Instructions whose memory operand no ModRM tells of, but whose segment can be overridden. */
+const FIXED_ADDRESS = new Set(['xlat', 'maskmovdqu', 'maskmovq']);
+
 /** Writes records into the arena. */
 export class RecordWriter {
   readonly #state: CpuState;
@@ -230,7 +233,7 @@ export class RecordWriter {
         view.setUint16(record + R.IMMEDIATE + 2, d.immediate2, true);
       }
     }
-    if (encoding.instruction.name === 'xlat') this.#string(record, d, width);
+    if (FIXED_ADDRESS.has(encoding.instruction.name)) this.#string(record, d, width);
   }
 
   #isByte(size: string): boolean {

@@ -3,7 +3,9 @@ import { arithmetic } from './arithmetic.ts';
 import { bits } from './bits.ts';
 import { control } from './control.ts';
 import type { Instruction } from './instruction.ts';
+import { mmx } from './mmx.ts';
 import { moves } from './moves.ts';
+import { packed } from './packed.ts';
 import { strings } from './strings.ts';
 import { system } from './system.ts';
 import { vectorFloat } from './vector-float.ts';
@@ -21,4 +23,6 @@ export const INSTRUCTIONS: readonly Instruction[] = [
   vectorFloat,
   vectorMoves,
   vectorInteger,
+  packed,
+  mmx,
 ].flatMap((table) => table.instructions);

@@ -24,7 +24,6 @@ vectorMoves.add(
     'np.0f.2bm Wx,Vx',
     '66.0f.2bm Wx,Vx',
     '66.0f.e7m Wx,Vx',
-    '66.0f38.2am Vx,Wx',
   ],
   HOT,
   (c) => c.writeVector(0, c.readVector(1)),
@@ -38,11 +37,13 @@ vectorMoves.add(
     'np.0f.11 Wx,Vx u',
     '66.0f.11 Wx,Vx u',
     'f3.0f.7f Wx,Vx u',
-    'f2.0f.f0m Vx,Wx u',
   ],
   HOT,
   (c) => c.writeVector(0, c.readVector(1)),
 );
+
+vectorMoves.add('movntdqa', '66.0f38.2am Vx,Wx', SSE41, (c) => c.writeVector(0, c.readVector(1)));
+vectorMoves.add('lddqu', 'f2.0f.f0m Vx,Wx u', SSE3, (c) => c.writeVector(0, c.readVector(1)));
 
 /** MOVSS, MOVSD: a load clears the rest, a register move keeps it. */
 for (const [name, prefix, size, shape] of [
@@ -113,21 +114,11 @@ pattern('unpcklps', 'np.0f.14 Vx,Wx', bytes(word32(0), word32(4), word32(1), wor
 pattern('unpcklpd', '66.0f.14 Vx,Wx', bytes(word64(0), word64(2)));
 pattern('unpckhps', 'np.0f.15 Vx,Wx', bytes(word32(2), word32(6), word32(3), word32(7)));
 pattern('unpckhpd', '66.0f.15 Vx,Wx', bytes(word64(1), word64(3)));
-const interleave = (size: number, start: number) =>
-  Array.from({ length: 8 / size }, (_, i) =>
-    [start, start + 16].flatMap((from) => Array.from({ length: size }, (_, k) => from + i * size + k)),
-  ).flat();
-pattern('punpcklbw', '66.0f.60 Vx,Wx', interleave(1, 0));
-pattern('punpcklwd', '66.0f.61 Vx,Wx', interleave(2, 0));
-pattern('punpckldq', '66.0f.62 Vx,Wx', interleave(4, 0));
-pattern('punpcklqdq', '66.0f.6c Vx,Wx', interleave(8, 0));
-pattern('punpckhbw', '66.0f.68 Vx,Wx', interleave(1, 8));
-pattern('punpckhwd', '66.0f.69 Vx,Wx', interleave(2, 8));
-pattern('punpckhdq', '66.0f.6a Vx,Wx', interleave(4, 8));
-pattern('punpckhqdq', '66.0f.6d Vx,Wx', interleave(8, 8));
+pattern('punpcklqdq', '66.0f.6c Vx,Wx', bytes(word64(0), word64(2)));
+pattern('punpckhqdq', '66.0f.6d Vx,Wx', bytes(word64(1), word64(3)));
 
 /** Splats a 32-bit index into byte indices for a swizzle: word `i` of the result comes from the selected word. */
-function swizzleBySelectors(c: Meaning, source: Expr, selectors: readonly Expr[], size: 2 | 4): Expr {
+export function swizzleBySelectors(c: Meaning, source: Expr, selectors: readonly Expr[], size: 2 | 4): Expr {
   // Byte indices, computed: selector * size + 0 .. size-1 in each byte of the word.
   let indices = v128(0n);
   const spread = size === 4 ? 0x0404_0404 : 0x0202;
@@ -140,7 +131,7 @@ function swizzleBySelectors(c: Meaning, source: Expr, selectors: readonly Expr[]
 }
 
 /** Two bits of the immediate. */
-function selector(c: Meaning, i: number): Expr {
+export function selector(c: Meaning, i: number): Expr {
   return c
     .record('i32.load8_u', R.IMMEDIATE)
     .shr_u(i * 2)
@@ -192,15 +183,8 @@ vectorMoves.add('shufpd', '66.0f.c6 Vx,Wx,Ib', SSE2, (c) => {
   c.writeVector(0, a.withLane('i64x2', 0, choose(a, 0)).withLane('i64x2', 1, choose(b, 1)));
 });
 
-vectorMoves.add('pshufb', '66.0f38.00 Vx,Wx', SSSE3, (c) => {
-  // A set top bit gives zero, otherwise four bits count; swizzle gives zero for all indices above 15.
-  const mask = vector('v128.and', c.readVector(1), v128(0x8f8f_8f8f_8f8f_8f8f_8f8f_8f8f_8f8f_8f8fn));
-  const b = c.let(mask);
-  c.writeVector(0, c.readVector(0).vector('i8x16.swizzle', b));
-});
-
-/** PALIGNR: bytes of destination:source from a byte on; and the byte shifts of a whole vector. */
-function byteShift(value: Expr, count: Expr, left: boolean): Expr {
+/** Shifts a whole vector by bytes. */
+export function byteShift(value: Expr, count: Expr, left: boolean): Expr {
   const ramp = v128(0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100n);
   const n = vector('i8x16.splat', count);
   // Indices below 0 wrap to large ones, which give zero.
@@ -294,12 +278,27 @@ vectorMoves.add('insertps', '66.0f3a.21 Vx,Wd,Ib', SSE41, (c) => {
   }
 });
 
-vectorMoves.add('maskmovdqu', '66.0f.f7r Vx,Ux', SSE2, (c) => {
-  const at = c.let(c.gpr(7));
-  const host = c.translate(at, 16, ACCESS.modify);
-  const mask = c.let(c.readVector(1).vector('i8x16.shr_s', i32(7)));
-  c.storeVector(host, vector('v128.bitselect', c.readVector(0), load('v128.load', host), mask));
-});
+/** MASKMOVDQU and MASKMOVQ: bytes whose mask has its top bit set go to [RDI] in DS or another segment. */
+export function maskedStore(c: Meaning, value: Expr, mask: Expr, size: 8 | 16): void {
+  const offset = c.let(c.gpr(7).and(c.record('i64.load', R.IMMEDIATE)));
+  const what = size | (ACCESS.modify << 8);
+  const linear = c.f.call(
+    c.site.helpers.segmentAddress,
+    what,
+    c.record('i32.load8_u', R.EXTRA),
+    offset,
+    c.site.pc,
+  );
+  const host = c.translate(c.let(linear), size, ACCESS.modify);
+  const chosen = mask.vector('i8x16.shr_s', i32(7));
+  const old = load(size === 8 ? 'v128.load64_zero' : 'v128.load', host);
+  const result = vector('v128.bitselect', value, old, chosen);
+  if (size === 16) c.storeVector(host, result);
+  else c.storeHost(host, low(result), 8);
+}
+vectorMoves.add('maskmovdqu', '66.0f.f7r Vx,Ux', SSE2, (c) =>
+  maskedStore(c, c.readVector(0), c.readVector(1), 16),
+);
 
 /** Sign and zero extensions. */
 for (const [name, opcode, size, op] of [
