@@ -48,6 +48,14 @@ export class SharedTime {
     return Math.max(fields[GUEST], Math.floor(fields[GUEST] + (hostNanoseconds() - fields[HOST]) / scale));
   }
 
+  /** Host milliseconds from now to a guest time; 0 when it has come, Infinity while guest time stands still. */
+  until(guest: number): number {
+    const left = guest - this.now();
+    if (left <= 0) return 0;
+    const scale = this.#fields[SCALE];
+    return scale === STANDS ? Number.POSITIVE_INFINITY : (left * scale) / 1e6;
+  }
+
   /**
    * Guest time is `guest` now and runs `scale` times slower than host time.
    * @param guest nanoseconds

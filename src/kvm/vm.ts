@@ -113,6 +113,13 @@ export class KvmVm implements EngineVm {
     });
   }
 
+  busDevices(): readonly [] {
+    return [];
+  }
+
+  readonly guestTscKhz = undefined;
+  readonly cpuSignature = undefined;
+
   prepare(): void {
     if (!this.#probe?.().syscallUnfinished) return;
     // SyscallRepair wants to know when the guest says where its system calls go.

@@ -87,8 +87,8 @@ export function buildBoard(vm: Vm, events: BoardEvents): Board | undefined {
     pio: [{ base: 0x70, size: CMOS_SIZE }],
     irq: [IRQ.rtc],
   });
-  if (timeScale !== 1) {
-    // The engine's PIT runs in the host's time.
+  if (timeScale !== 1 || vm.accel.engine === 'tcg') {
+    // A kernel's PIT runs in the host's time, and tcg has none.
     const pit = new Pit();
     vm.addDevice(pit, { pio: [{ base: 0x40, size: PIT_SIZE }], irq: [IRQ.timer] });
     vm.addDevice(new Port61(pit), { pio: [{ base: 0x61, size: 1 }] });

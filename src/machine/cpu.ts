@@ -41,8 +41,8 @@ export function cpuSetup(
   boot: LoadedBoot,
   tscKhz: number,
 ): Partial<VcpuState>[] {
-  const scaled = config.timeScale !== 1;
-  const spec = parseCpuModel(config.cpu ?? 'host');
+  const scaled = config.timeScale !== 1 && engine.guestTscKhz === undefined;
+  const spec = parseCpuModel(config.cpu ?? DEFAULT_MODEL[engine.engine]);
   const supported = engine.supportedCpuid();
   const topology = topologyOf(config.cpus, config.topology);
   const msrs = bootMsrs(engine.msrIndices());
@@ -58,7 +58,8 @@ export function cpuSetup(
       topology,
       hide,
       vendor: config.vendor ?? (scaled ? 'intel' : undefined),
-      tscKhz: scaled ? Math.round(tscKhz * config.timeScale) : undefined,
+      tscKhz: scaled ? Math.round(tscKhz * config.timeScale) : engine.guestTscKhz,
+      signature: engine.cpuSignature,
     });
     const first = index === 0;
     const state: EntryState = structuredClone(first || boot.startAll ? entry : resetState({ bsp: false }));
@@ -73,6 +74,12 @@ export function cpuSetup(
     };
   });
 }
+
+/** On hardware a guest gets what the host has; in software what distributions are built for and what makes kernels fast. */
+const DEFAULT_MODEL = {
+  kvm: 'host',
+  tcg: 'x86-64-v2,+invtsc,+rdtscp,+erms,+fsgsbase,+smep,+pdpe1gb,+3dnowprefetch',
+} as const;
 
 /** IA32_APIC_BASE.BSP (SDM vol. 3A 11.4.4). */
 const APIC_BASE_BSP = 1n << 8n;

@@ -1,10 +1,12 @@
 /** Which engine runs a machine, and why (architecture: `auto` never hides a reason, an explicit choice never changes). */
+import type { SharedTime } from '../devices/shared-time.ts';
 import { TsvError, toTsvError } from '../errors.ts';
-import { loadNative, nativeMemory } from '../kvm/native.ts';
+import { loadNative, nativeMemory, nativeProblem } from '../kvm/native.ts';
 import { probeKvm } from '../kvm/probe.ts';
 import { KvmVm } from '../kvm/vm.ts';
 import { allocateRam } from '../memory/allocate.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import { MAX_TCG_CPUS, TcgVm } from '../tcg/vm.ts';
 import type { EngineName, EngineVm } from '../vcpu/engine.ts';
 import type { ResolvedConfig } from './config.ts';
 import { apicIds } from './cpu.ts';
@@ -16,21 +18,49 @@ export interface EngineChoice {
   /** One sentence for the user. */
   why: string;
   /** Allocates RAM and creates the engine's half of the machine. */
-  create(config: ResolvedConfig): { engine: EngineVm; memory: GuestMemory };
+  create(config: ResolvedConfig, time: SharedTime): { engine: EngineVm; memory: GuestMemory };
 }
+
+/** Guest memory beyond which a machine cannot be run by tcg; the engine's own is on top (src/tcg/layout.ts). */
+const TCG_MEMORY_LIMIT = 3.5 * 2 ** 30;
 
 /**
  * Chooses the engine for a configuration.
- * @throws TSV_E_ENGINE for one this version does not have; the errors of KvmSystem.open when KVM cannot be used
+ * @throws the errors of KvmSystem.open when KVM was asked for and cannot be used
  */
 export function chooseEngine(config: ResolvedConfig): EngineChoice {
-  if (config.accel === 'tcg') {
-    throw new TsvError('TSV_E_ENGINE', 'This version has no tcg engine.', {
-      hint: 'Use accel "kvm" on a host with /dev/kvm.',
-    });
+  if (config.accel === 'kvm') return { engine: 'kvm', why: 'it was asked for', create: createKvm };
+  if (config.accel === 'tcg') return { engine: 'tcg', why: 'it was asked for', create: createTcg };
+  let reason: string;
+  try {
+    const { software, kernelMips } = probeKvm();
+    if (!software) return { engine: 'kvm', why: '/dev/kvm can be used', create: createKvm };
+    reason = `this host's KVM emulates kernel code, at ${kernelMips.toPrecision(2)} million instructions a second`;
+    if (config.cpus > MAX_TCG_CPUS || config.memory > TCG_MEMORY_LIMIT) {
+      return { engine: 'kvm', why: `${reason}, but the machine is too large for tcg`, create: createKvm };
+    }
+  } catch (error) {
+    if (!(error instanceof TsvError)) throw error;
+    reason = `KVM cannot be used: ${error.message.replace(/\.$/, '')}`;
   }
-  const why = config.accel === 'kvm' ? 'it was asked for' : '/dev/kvm can be used';
-  return { engine: 'kvm', why, create: createKvm };
+  return { engine: 'tcg', why: reason, create: createTcg };
+}
+
+function createTcg(config: ResolvedConfig, time: SharedTime): { engine: EngineVm; memory: GuestMemory } {
+  const memory = allocateRam({
+    size: config.memory,
+    backend: config.memoryBackend,
+    mergeable: config.mergeable,
+    prefault: config.prefault,
+    reserve: TcgVm.reserve(Math.min(config.cpus, MAX_TCG_CPUS)),
+    native: nativeProblem() === undefined ? nativeMemory(loadNative()) : undefined,
+  });
+  const { irqchip, dirtyLog } = config;
+  const engine = TcgVm.create(
+    { memory, irqchip, pit: false, dirtyLog, apicIds: apicIds(config), time },
+    config.cpus,
+  );
+  return { engine, memory };
 }
 
 function createKvm(config: ResolvedConfig): { engine: EngineVm; memory: GuestMemory } {

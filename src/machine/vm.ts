@@ -83,7 +83,9 @@ export class Vm implements AsyncDisposable {
   #finishing: Promise<void> | undefined;
   #exitDone!: (exit: VmExit) => void;
 
-  private constructor(config: ResolvedConfig, accel: EngineChoice, engine: EngineVm, memory: GuestMemory) {
+  private constructor(config: ResolvedConfig, accel: EngineChoice) {
+    const clock = new GuestClock({ timeScale: config.timeScale });
+    const { engine, memory } = accel.create(config, clock.time);
     this.config = config;
     this.name = config.name;
     this.accel = accel;
@@ -97,7 +99,7 @@ export class Vm implements AsyncDisposable {
         wakeups: nativeProblem() === undefined ? loadNative() : undefined,
       },
     );
-    this.#clock = new GuestClock({ timeScale: config.timeScale });
+    this.#clock = clock;
     this.#devices = new DeviceSet({
       bus: this.#bus,
       memory,
@@ -110,6 +112,7 @@ export class Vm implements AsyncDisposable {
       },
       onStop: (reason) => this.#onStop(reason),
     });
+    for (const { device, mount } of engine.busDevices()) this.#bus.mount(device, mount);
     this.console = new VmConsole((bytes) => this.#board?.type(bytes));
     this.exited = new Promise((resolve) => {
       this.#exitDone = resolve;
@@ -128,9 +131,7 @@ export class Vm implements AsyncDisposable {
    */
   static async create(options: VmConfig): Promise<Vm> {
     const config = resolveConfig(options);
-    const choice = chooseEngine(config);
-    const { engine, memory } = choice.create(config);
-    const vm = new Vm(config, choice, engine, memory);
+    const vm = new Vm(config, chooseEngine(config));
     live.add(vm);
     try {
       await vm.#setUp();

@@ -47,7 +47,7 @@ export class VcpuControl {
     Atomics.store(this.#words, COMMAND_WORD, command);
   }
 
-  /** The thread's id on the host, 0 until it has started. */
+  /** The thread's id on the host, without the addon only in this process; 0 until it has started. */
   get tid(): number {
     return Atomics.load(this.#words, TID_WORD);
   }

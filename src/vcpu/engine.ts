@@ -5,6 +5,9 @@
  * lines, machine-wide state. {@link EngineVcpu} lives in a vCPU's worker thread: it enters the guest and reports
  * exits in the layout of struct kvm_run (src/kvm/abi/run.ts), whichever engine ran.
  */
+import type { Mount } from '../devices/bus.ts';
+import type { Device } from '../devices/device.ts';
+import type { SharedTime } from '../devices/shared-time.ts';
 import type { DirtyBitmap } from '../memory/dirty-bitmap.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { CpuidEntry, DebugRegs, Translation, VcpuState } from './state.ts';
@@ -28,6 +31,8 @@ export interface EngineVmConfig {
   dirtyLog?: boolean;
   /** Local APIC ids by vCPU index, the first 0; a vCPU beyond the list has its index. */
   apicIds?: readonly number[];
+  /** The machine's guest time, for an engine that keeps TSC and timers by it. */
+  time?: SharedTime;
 }
 
 /** One half of an MSI: the address and data a device writes (SDM vol. 3, 11.11). */
@@ -47,6 +52,15 @@ export interface EngineVm extends AsyncDisposable {
    * milliseconds, so the vCPU threads are on their way by then.
    */
   prepare(): void;
+  /** Parts of the engine that are devices of the machine's bus: interrupt controllers that are not the kernel's. */
+  busDevices(): readonly { device: Device; mount: Mount }[];
+  /**
+   * Frequency of the TSC in kHz when it counts guest time, which may be slower than the host's; undefined when it follows
+   * the host's TSC.
+   */
+  readonly guestTscKhz: number | undefined;
+  /** Family, model and stepping (CPUID leaf 1 EAX) of this engine's own processor; undefined for the usual ones. */
+  readonly cpuSignature: number | undefined;
   /** CPUID leaves that guests of this engine can have. */
   supportedCpuid(): CpuidEntry[];
   /** Features among these that guests must not be shown, because the engine cannot run their instructions. */

@@ -3,13 +3,12 @@ import type { EngineName, EngineVcpu, VcpuPort } from './engine.ts';
 
 type VcpuModule = { openVcpu(port: VcpuPort): EngineVcpu };
 
-const MODULES: Partial<Record<EngineName, () => Promise<VcpuModule>>> = {
+const MODULES: Record<EngineName, () => Promise<VcpuModule>> = {
   kvm: () => import('../kvm/vcpu.ts'),
+  tcg: () => import('../tcg/vcpu.ts'),
 };
 
 /** Opens a vCPU of whichever engine the port names, in the calling thread. */
 export async function openVcpu(port: VcpuPort): Promise<EngineVcpu> {
-  const load = MODULES[port.engine];
-  if (load === undefined) throw new Error(`no vCPU implementation for engine ${port.engine}`);
-  return (await load()).openVcpu(port);
+  return (await MODULES[port.engine]()).openVcpu(port);
 }

@@ -1,5 +1,5 @@
 /** The thread of one vCPU: opens the engine's vCPU, carries out calls while it stands, and runs it when told. */
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort, threadId, workerData } from 'node:worker_threads';
 import { BusClient } from '../devices/bus-client.ts';
 import { BusTable } from '../devices/bus-table.ts';
 import { Channel, Doorbell } from '../devices/channel.ts';
@@ -59,7 +59,7 @@ function pin(vcpu: EngineVcpu): void {
 async function main(): Promise<void> {
   const control = new VcpuControl(init.control);
   const wakeups = nativeProblem() === undefined ? loadNative() : undefined;
-  if (wakeups !== undefined) control.tid = wakeups.gettid();
+  control.tid = wakeups?.gettid() ?? threadId;
   const vcpu = await openVcpu(init.port);
   pin(vcpu);
   const memory = new GuestMemory(init.memory);

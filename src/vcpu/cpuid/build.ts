@@ -37,6 +37,8 @@ export interface CpuidOptions {
   readonly tscKhz?: number;
   /** Frequency of the local APIC timer's clock in kHz; default 1,000,000, which KVM uses. */
   readonly apicKhz?: number;
+  /** Family, model and stepping (leaf 1 EAX) of the named models; default generic ones of the vendor. */
+  readonly signature?: number;
   /** `none` hides that this is a virtual machine; default `kvm`: the engine's paravirtual leaves. */
   readonly hypervisor?: 'kvm' | 'none';
 }
@@ -89,7 +91,8 @@ export function buildCpuid(
 
   if (host) for (const entry of supported) if (isPassedThrough(entry)) put({ ...entry });
 
-  const signature = host ? (find(1)?.eax ?? SIGNATURE_INTEL) : amd ? SIGNATURE_AMD : SIGNATURE_INTEL;
+  const generic = options.signature ?? (amd ? SIGNATURE_AMD : SIGNATURE_INTEL);
+  const signature = host ? (find(1)?.eax ?? generic) : generic;
   leaf(1, { eax: signature, ebx: leaf1Ebx(apicId, topology) });
   if (!amd) for (const entry of cacheLeaf(4, topology)) put(entry);
   leaf(7, { eax: Math.min(find(7)?.eax ?? 0, 1) }, 0, 1);

@@ -1,0 +1,354 @@
+/**
+ * A vCPU of the tcg engine, in its worker thread: the processor core (cpu.ts), its local APIC and its time, behind the
+ * engine seam. Between two runs of the core it takes what time, other vCPUs and devices have brought.
+ */
+import { readApicPage, writeApicPage } from '../devices/irqchip/apic-access.ts';
+import { ApicBus } from '../devices/irqchip/apic-bus.ts';
+import { apicMailboxes } from '../devices/irqchip/apic-mailbox.ts';
+import { INTERRUPT_CYCLE } from '../devices/irqchip/interrupt-router.ts';
+import { LocalApic } from '../devices/irqchip/local-apic.ts';
+import { hostNanoseconds, SharedTime } from '../devices/shared-time.ts';
+import { TsvError } from '../errors.ts';
+import * as abi from '../kvm/abi/constants.ts';
+import { PAGE_SIZE } from '../memory/layout.ts';
+import type { EngineVcpu, GuestDebug, IrqchipMode, StateKey, VcpuPort } from '../vcpu/engine.ts';
+import { resetState } from '../vcpu/entry.ts';
+import { snapshotMsrs } from '../vcpu/msrs.ts';
+import {
+  MP_STATE,
+  type MpState,
+  type Msr,
+  type Translation,
+  type VcpuEvents,
+  type VcpuState,
+} from '../vcpu/state.ts';
+import { Cpu } from './cpu.ts';
+import { SIGNATURE, TCG_FEATURES } from './cpuid.ts';
+import type { DeviceAccess } from './exits.ts';
+import { areaBase, RUN, RUN_SIZE, S } from './layout.ts';
+import { Pace } from './pace.ts';
+import { GuestTsc, VcpuPeripherals } from './peripherals.ts';
+import { RunArea } from './run-area.ts';
+import { setRegs, setSregs, translate } from './state-transfer.ts';
+import { GuestFault } from './system/fault.ts';
+import { ACCESSORS } from './vcpu-state.ts';
+import { SAVED_MSRS, type TcgVcpuDetail } from './vm.ts';
+
+const EINTR = 4;
+const NMI_VECTOR = 2;
+const DEBUG_VECTOR = 1;
+/** DR6.BS (SDM vol. 3B 18.2.3). */
+const DR6_BS = 0x4000n;
+const REASONS = { io: abi.KVM_EXIT_IO, mmio: abi.KVM_EXIT_MMIO } as const;
+
+/** An exit whose answer the next entry takes. */
+type Waiting = 'nothing' | 'access' | 'interrupt vector';
+
+/** A vCPU. */
+export class TcgVcpu implements EngineVcpu {
+  readonly run: Uint8Array;
+  readonly cpu: Cpu;
+  readonly apic: LocalApic;
+  mpState: MpState = MP_STATE.RUNNABLE;
+  readonly #area: RunArea;
+  readonly #irqchip: IrqchipMode;
+  readonly #time: SharedTime;
+  readonly #peripherals: VcpuPeripherals;
+  readonly #pace = new Pace();
+  /** Level-triggered vectors whose end the I/O APIC must hear of. */
+  readonly #eois: number[] = [];
+  #waiting: Waiting = 'nothing';
+  /** An interrupt that a machine without interrupt controllers injects. */
+  #injected = -1;
+  #nmiPending = false;
+
+  constructor({ index, detail }: VcpuPort) {
+    const { memory, regions, cpus, apicIds, mailboxes, time, irqchip } = detail as TcgVcpuDetail;
+    this.run = new Uint8Array(memory.buffer, areaBase(index) + RUN, RUN_SIZE);
+    this.#area = new RunArea(this.run);
+    this.#irqchip = irqchip;
+    this.#time = new SharedTime(time);
+    const features = new Set(TCG_FEATURES);
+    this.cpu = new Cpu({ memory, regions, index, hasFeature: (name) => features.has(name) });
+    const words = new Int32Array(memory.buffer);
+    const bus = new ApicBus(
+      apicMailboxes(cpus, {
+        shared: mailboxes,
+        wake: (i) => ({ words, index: (areaBase(i) + S.ATTENTION) >> 2 }),
+      }),
+    );
+    const tsc = new GuestTsc(this.#time);
+    this.apic = new LocalApic({
+      index,
+      id: apicIds[index],
+      bus,
+      onEoi: (vector) => this.#eois.push(vector),
+      now: () => this.#time.now(),
+      tsc,
+    });
+    this.#peripherals = new VcpuPeripherals(this.cpu, this.apic, tsc, this.#time);
+    this.cpu.system.registers.peripherals = this.#peripherals;
+  }
+
+  enter(): number {
+    const { cpu, apic, mailbox } = this;
+    if (this.#waiting !== 'nothing' && !this.#takeAnswer()) return this.#exit(abi.KVM_EXIT_SHUTDOWN);
+    for (;;) {
+      // An instruction whose device access is answered completes before anything else happens.
+      if (cpu.log.pending === undefined) {
+        mailbox.takeWake();
+        if (this.#area.immediateExit) return -EINTR;
+        apic.poll();
+        const result = this.#attend();
+        if (result === 'again') continue;
+        if (result !== 'run') return result;
+      }
+      switch (this.#runCore()) {
+        case 'device':
+          if (this.#accessApic(cpu.log.pending!)) break;
+          this.#area.access(REASONS, cpu.log.pending!);
+          this.#waiting = 'access';
+          return 0;
+        case 'halt':
+          if (this.#irqchip === 'none') return this.#exit(abi.KVM_EXIT_HLT);
+          this.mpState = MP_STATE.HALTED;
+          break;
+        case 'shutdown':
+          return this.#exit(abi.KVM_EXIT_SHUTDOWN);
+        case 'pause':
+          if (cpu.system.debugStep) return this.#debugExit();
+      }
+    }
+  }
+
+  get mailbox(): LocalApic['mailbox'] {
+    return this.apic.mailbox;
+  }
+
+  #runCore(): ReturnType<Cpu['run']> {
+    const { cpu } = this;
+    const budget = this.#pace.budget(this.apic.nextDeadline() - this.#time.now());
+    const start = hostNanoseconds();
+    const outcome = cpu.run(budget);
+    this.#pace.took(budget - cpu.state.i32(S.BUDGET), hostNanoseconds() - start);
+    return outcome;
+  }
+
+  /** Takes what has come since the last look. @returns what to do: run the core, look again, or leave */
+  #attend(): 'run' | 'again' | number {
+    const { apic, mailbox, cpu } = this;
+    if (this.#eois.length > 0) return this.#eoiExit(this.#eois.shift()!);
+    if (mailbox.takeInit()) this.#init();
+    const sipi = mailbox.takeSipi();
+    if (this.mpState === MP_STATE.UNINITIALIZED || this.mpState === MP_STATE.INIT_RECEIVED) {
+      if (sipi < 0) return this.#sleep();
+      this.#startUp(sipi);
+    }
+    if (mailbox.takeNmi()) this.#nmiPending = true;
+    const interrupt = this.#injected >= 0 || apic.externalInterrupt() || apic.pendingVector() >= 0;
+    const { system, state } = cpu;
+    if (this.mpState === MP_STATE.HALTED) {
+      const awake = this.#nmiPending || (interrupt && (state.eflags & FLAG_IF) !== 0);
+      if (!awake) return this.#sleep();
+      this.mpState = MP_STATE.RUNNABLE;
+    }
+    if (this.#nmiPending) {
+      this.#nmiPending = false;
+      if (!system.raise(NMI_VECTOR, 0, 'external')) return this.#exit(abi.KVM_EXIT_SHUTDOWN);
+    }
+    state.setI32(S.IRQ_WAITING, interrupt ? 1 : 0);
+    return interrupt && system.acceptsInterrupt ? this.#interrupt() : 'run';
+  }
+
+  /** Delivers the interrupt that waits; that of the PIC is asked for on the bus first. */
+  #interrupt(): 'run' | 'again' | number {
+    const { apic } = this;
+    if (this.#injected < 0 && apic.externalInterrupt()) {
+      this.#waiting = 'interrupt vector';
+      this.#area.access(REASONS, { ...INTA_CYCLE, data: new Uint8Array(1) });
+      return 0;
+    }
+    let vector = this.#injected;
+    this.#injected = -1;
+    if (vector < 0) vector = apic.acknowledge();
+    return this.#deliver(vector) ? 'again' : this.#exit(abi.KVM_EXIT_SHUTDOWN);
+  }
+
+  #deliver(vector: number): boolean {
+    return this.cpu.system.raise(vector, 0, 'external');
+  }
+
+  /** Takes over what the last exit was for. @returns false after a triple fault */
+  #takeAnswer(): boolean {
+    const waiting = this.#waiting;
+    this.#waiting = 'nothing';
+    if (waiting === 'access') {
+      this.#area.answer(this.cpu.log.pending!);
+      return true;
+    }
+    const vector = new Uint8Array(1);
+    this.#area.answer({ ...INTA_CYCLE, data: vector });
+    return this.#deliver(vector[0]);
+  }
+
+  /** Waits for other threads or the timer, without using the host's processor. */
+  #sleep(): 'again' {
+    this.mailbox.sleep(this.#time.until(this.apic.nextDeadline()));
+    return 'again';
+  }
+
+  #exit(reason: number): 0 {
+    this.#area.exit(reason);
+    return 0;
+  }
+
+  #eoiExit(vector: number): 0 {
+    if (this.#irqchip === 'split') this.#area.eoi(abi.KVM_EXIT_IOAPIC_EOI, vector);
+    else this.#area.access(REASONS, { ...EOI_CYCLE, data: Uint8Array.of(vector, 0, 0, 0) });
+    return 0;
+  }
+
+  #debugExit(): 0 {
+    const { state } = this.cpu;
+    this.#area.debug(
+      abi.KVM_EXIT_DEBUG,
+      DEBUG_VECTOR,
+      state.rip,
+      state.u64(S.DR + 6 * 8) | DR6_BS,
+      state.u64(S.DR + 7 * 8),
+    );
+    return 0;
+  }
+
+  /** An access to the local APIC's page does not leave the thread. @returns false when it is somebody else's */
+  #accessApic({ kind, address, write, data }: DeviceAccess): boolean {
+    const { apic } = this;
+    const offset = address - apic.base;
+    if (kind !== 'mmio' || offset < 0 || offset >= PAGE_SIZE) return false;
+    if (this.#irqchip === 'none' || !apic.isEnabled || apic.isX2apic) return false;
+    const view = new DataView(data.buffer, data.byteOffset, data.length);
+    if (data.length === 4) {
+      if (write) writeApicPage(apic, offset, 4, view.getUint32(0, true));
+      else view.setUint32(0, readApicPage(apic, offset, 4), true);
+      return true;
+    }
+    // Other sizes are not defined; bytes read as they are stored and writes do nothing.
+    for (let i = 0; i < data.length && !write; i++) data[i] = readApicPage(apic, offset + i, 1);
+    return true;
+  }
+
+  /** INIT (SDM vol. 3A 10.1.1): registers as after reset; application processors wait for a start-up message. */
+  #init(): void {
+    const bsp = this.apic.index === 0;
+    const { regs, sregs } = resetState({ bsp, signature: SIGNATURE });
+    sregs.apic_base = this.apic.apicBase;
+    this.apic.init();
+    setSregs(this.cpu, sregs);
+    setRegs(this.cpu, regs);
+    this.mpState = bsp ? MP_STATE.RUNNABLE : MP_STATE.INIT_RECEIVED;
+  }
+
+  /** SIPI (SDM vol. 3A 10.4.4.1): real mode at a page below 1 MiB. */
+  #startUp(page: number): void {
+    const { regs, sregs } = resetState({ bsp: false, signature: SIGNATURE });
+    sregs.apic_base = this.apic.apicBase;
+    sregs.cs = { ...sregs.cs, selector: page << 8, base: BigInt(page << 12) };
+    regs.rip = 0n;
+    setSregs(this.cpu, sregs);
+    setRegs(this.cpu, regs);
+    this.mpState = MP_STATE.RUNNABLE;
+  }
+
+  get<K extends StateKey>(key: K): VcpuState[K] {
+    return ACCESSORS[key].get(this);
+  }
+
+  set<K extends StateKey>(key: K, value: VcpuState[K]): void {
+    ACCESSORS[key].set(this, value);
+  }
+
+  /** The MSRs that are part of the saved state, in the order to restore them. */
+  get savedMsrs(): readonly number[] {
+    return snapshotMsrs(SAVED_MSRS);
+  }
+
+  getMsrs(indices: readonly number[]): Msr[] {
+    const { registers } = this.cpu.system;
+    return indices.map((index) => ({ index, data: orRefuse(index, () => registers.readMsr(index)) }));
+  }
+
+  /** @throws TSV_E_IOCTL when the MSR does not exist or refuses the value */
+  setMsr(index: number, value: bigint): void {
+    orRefuse(index, () => this.cpu.system.registers.writeMsr(index, value));
+  }
+
+  translate(linear: bigint): Translation {
+    return translate(this.cpu, linear);
+  }
+
+  setGuestDebug({ control }: GuestDebug): void {
+    const known = abi.KVM_GUESTDBG_ENABLE | abi.KVM_GUESTDBG_SINGLESTEP;
+    if ((control & ~known) !== 0) {
+      throw new TsvError('TSV_E_ENGINE', 'The tcg engine has no breakpoints for the host.', {
+        hint: 'Single-step, or run the machine with --accel kvm.',
+      });
+    }
+    this.cpu.system.debugStep = control === known;
+  }
+
+  interrupt(vector: number): void {
+    this.#injected = vector;
+  }
+
+  nmi(): void {
+    this.mailbox.postNmi();
+  }
+
+  getEvents(): VcpuEvents {
+    const { state } = this.cpu;
+    const shadow = state.u64(S.SHADOW_RIP) === state.rip ? 1 : 0;
+    return {
+      exception: { injected: 0, nr: 0, has_error_code: 0, pending: 0, error_code: 0 },
+      interrupt: { injected: 0, nr: 0, soft: 0, shadow },
+      nmi: { injected: 0, pending: this.#nmiPending ? 1 : 0, masked: 0 },
+      sipi_vector: 0,
+      flags: 0,
+      smi: { smm: 0, pending: 0, smm_inside_nmi: 0, latched_init: 0 },
+      triple_fault: { pending: 0 },
+      exception_has_payload: 0,
+      exception_payload: 0n,
+    };
+  }
+
+  setEvents({ interrupt, nmi }: VcpuEvents): void {
+    const { state } = this.cpu;
+    state.setU64(S.SHADOW_RIP, interrupt.shadow ? state.rip : (1n << 64n) - 1n);
+    this.#nmiPending = nmi.pending !== 0;
+  }
+
+  announcePause(): void {
+    this.#peripherals.clock.update(true);
+  }
+
+  close(): void {}
+}
+
+const FLAG_IF = 0x200;
+const INTA_CYCLE = { kind: 'mmio', address: INTERRUPT_CYCLE.INTA, write: false } as const;
+const EOI_CYCLE = { kind: 'mmio', address: INTERRUPT_CYCLE.EOI, write: true } as const;
+
+function orRefuse<T>(index: number, access: () => T): T {
+  try {
+    return access();
+  } catch (error) {
+    if (!(error instanceof GuestFault)) throw error;
+    throw new TsvError('TSV_E_IOCTL', `MSR 0x${index.toString(16)} cannot be accessed so.`, {
+      hint: 'The CPU does not have it, or it refuses the value.',
+    });
+  }
+}
+
+/** Opens a vCPU in the calling thread. */
+export function openVcpu(port: VcpuPort): EngineVcpu {
+  return new TcgVcpu(port);
+}

@@ -1,0 +1,209 @@
+/**
+ * A VM of the tcg engine, on the thread that owns the devices. Its vCPUs run inside the WebAssembly memory that also
+ * holds guest RAM (layout.ts); what is here are the interrupt controllers outside of the processors.
+ */
+import type { Mount } from '../devices/bus.ts';
+import type { Device } from '../devices/device.ts';
+import { ApicBus } from '../devices/irqchip/apic-bus.ts';
+import { type ApicMailbox, apicMailboxes } from '../devices/irqchip/apic-mailbox.ts';
+import { InterruptRouter } from '../devices/irqchip/interrupt-router.ts';
+import { decodeMsi } from '../devices/irqchip/msi.ts';
+import { hostNanoseconds, SharedTime } from '../devices/shared-time.ts';
+import { TsvError } from '../errors.ts';
+import { KVM_RUN_IMMEDIATE_EXIT } from '../kvm/abi/run.ts';
+import type { DirtyBitmap } from '../memory/dirty-bitmap.ts';
+import type { RamRegion } from '../memory/guest-memory.ts';
+import type { EngineVm, EngineVmConfig, IrqchipMode, MsiMessage, VcpuPort } from '../vcpu/engine.ts';
+import { MSR, snapshotMsrs } from '../vcpu/msrs.ts';
+import type { CpuidEntry } from '../vcpu/state.ts';
+import { SIGNATURE, TSC_KHZ, tcgCpuid } from './cpuid.ts';
+import { ATTENTION_KICK, areaBase, engineSize, RUN, RUN_SIZE, S } from './layout.ts';
+
+/** Most vCPUs: each takes address space in the one memory that also holds guest RAM. */
+export const MAX_TCG_CPUS = 64;
+
+/** MSRs whose value belongs to the saved state. */
+export const SAVED_MSRS: readonly number[] = [
+  MSR.IA32_TSC,
+  MSR.IA32_TSC_ADJUST,
+  MSR.IA32_MISC_ENABLE,
+  MSR.IA32_SYSENTER_CS,
+  MSR.IA32_SYSENTER_ESP,
+  MSR.IA32_SYSENTER_EIP,
+  MSR.IA32_PAT,
+  MSR.IA32_TSC_DEADLINE,
+  MSR.IA32_STAR,
+  MSR.IA32_LSTAR,
+  MSR.IA32_CSTAR,
+  MSR.IA32_FMASK,
+  MSR.IA32_KERNEL_GS_BASE,
+  MSR.IA32_TSC_AUX,
+  MSR.MSR_KVM_WALL_CLOCK_NEW,
+  MSR.MSR_KVM_SYSTEM_TIME_NEW,
+];
+
+/** The engine-specific part of a {@link VcpuPort}. */
+export interface TcgVcpuDetail {
+  memory: WebAssembly.Memory;
+  regions: readonly RamRegion[];
+  cpus: number;
+  apicIds: readonly number[];
+  mailboxes: SharedArrayBuffer;
+  time: SharedArrayBuffer;
+  irqchip: IrqchipMode;
+}
+
+/** A VM in software. */
+export class TcgVm implements EngineVm {
+  readonly engine = 'tcg';
+  readonly guestTscKhz = TSC_KHZ;
+  readonly cpuSignature = SIGNATURE;
+  readonly #config: EngineVmConfig;
+  readonly #cpus: number;
+  readonly #memory: WebAssembly.Memory;
+  readonly #words: Int32Array;
+  readonly #apicIds: readonly number[];
+  readonly #mailboxes: readonly ApicMailbox[];
+  readonly #apicBus: ApicBus;
+  readonly #router: InterruptRouter | undefined;
+  readonly #time: SharedTime;
+
+  /** Bytes of memory 0 that must lie before RAM for so many vCPUs (see allocateRam's `reserve`). */
+  static reserve(cpus: number): number {
+    return engineSize(cpus);
+  }
+
+  /**
+   * Creates a VM. Its memory must have {@link TcgVm.reserve} bytes before RAM, all in one memory.
+   * @throws TSV_E_CPU_COUNT for more than {@link MAX_TCG_CPUS}, TSV_E_CONFIG for another memory
+   */
+  static create(config: EngineVmConfig, cpus: number): TcgVm {
+    if (cpus > MAX_TCG_CPUS) {
+      throw new TsvError('TSV_E_CPU_COUNT', `The tcg engine cannot run ${cpus} vCPUs.`, {
+        hint: `Ask for 1 to ${MAX_TCG_CPUS}, or run the machine with --accel kvm.`,
+      });
+    }
+    const { memories, regions } = config.memory;
+    if (memories.length !== 1 || regions.some(({ offset }) => offset < engineSize(cpus))) {
+      throw new TsvError('TSV_E_CONFIG', 'The guest memory leaves no room for the tcg engine.', {
+        hint: 'Allocate it with the reserve that TcgVm.reserve() asks for.',
+      });
+    }
+    return new TcgVm(config, cpus);
+  }
+
+  private constructor(config: EngineVmConfig, cpus: number) {
+    this.#config = config;
+    this.#cpus = cpus;
+    this.#memory = config.memory.memories[0] as WebAssembly.Memory;
+    const words = new Int32Array(this.#memory.buffer as SharedArrayBuffer);
+    this.#words = words;
+    this.#apicIds = Array.from({ length: cpus }, (_, index) => config.apicIds?.[index] ?? index);
+    this.#mailboxes = apicMailboxes(cpus, {
+      ids: this.#apicIds,
+      wake: (index) => ({ words, index: attentionWord(index) }),
+    });
+    this.#apicBus = new ApicBus(this.#mailboxes);
+    if (config.irqchip === 'kernel') this.#router = new InterruptRouter(this.#apicBus);
+    this.#time = config.time ?? runningTime();
+  }
+
+  /** What the machine must put on its bus: the interrupt controllers. */
+  busDevices(): readonly { device: Device; mount: Mount }[] {
+    return this.#router?.mounts ?? [];
+  }
+
+  prepare(): void {}
+
+  supportedCpuid(): CpuidEntry[] {
+    return tcgCpuid();
+  }
+
+  lackingFeatures(): readonly string[] {
+    return [];
+  }
+
+  msrIndices(): number[] {
+    return snapshotMsrs(SAVED_MSRS);
+  }
+
+  mapMemory(gpa: number, bytes: Uint8Array, options: { readonly?: boolean } = {}): number {
+    void [gpa, bytes, options];
+    throw new TsvError('TSV_E_ENGINE', 'The tcg engine cannot map further memory.', {
+      hint: 'Run the machine with --accel kvm.',
+    });
+  }
+
+  unmapMemory(): void {}
+
+  setIrqLine(gsi: number, level: 0 | 1): void {
+    this.#router?.setIrqLine(gsi, level);
+  }
+
+  signalMsi({ address, data }: MsiMessage): void {
+    const message = decodeMsi({ address, data });
+    if (message !== undefined) this.#apicBus.deliver(message);
+  }
+
+  takeDirtyLog(): DirtyBitmap[] {
+    throw new TsvError('TSV_E_ENGINE', 'The tcg engine has no dirty log.', {
+      hint: 'Run the machine with --accel kvm.',
+    });
+  }
+
+  vcpuPort(index: number): VcpuPort {
+    const detail: TcgVcpuDetail = {
+      memory: this.#memory,
+      regions: this.#config.memory.regions,
+      cpus: this.#cpus,
+      apicIds: this.#apicIds,
+      mailboxes: this.#mailboxes[0].words.buffer as SharedArrayBuffer,
+      time: this.#time.shared,
+      irqchip: this.#config.irqchip,
+    };
+    return { engine: 'tcg', index, detail };
+  }
+
+  runArea({ index }: VcpuPort): Uint8Array {
+    return new Uint8Array(this.#memory.buffer, areaBase(index) + RUN, RUN_SIZE);
+  }
+
+  kick(_tid: number, run: Uint8Array): void {
+    // In this order: the vCPU looks at the former after it has taken the latter.
+    run[KVM_RUN_IMMEDIATE_EXIT] = 1;
+    const word = (run.byteOffset - RUN + S.ATTENTION) >> 2;
+    Atomics.or(this.#words, word, ATTENTION_KICK);
+    Atomics.notify(this.#words, word);
+  }
+
+  /** Guest time is the machine's, which stands still by itself. */
+  stopClock(): void {}
+  startClock(): void {}
+
+  save(): Record<string, unknown> {
+    return { router: this.#router?.save() };
+  }
+
+  restore(state: Record<string, unknown>): void {
+    const router = state.router as Record<string, unknown> | undefined;
+    if ((router === undefined) !== (this.#router === undefined)) {
+      throw new TsvError('TSV_E_STATE', 'The saved state is of a machine with other interrupt controllers.', {
+        hint: 'Create the machine with the same irqchip option as the saved one.',
+      });
+    }
+    if (router !== undefined) this.#router!.restore(router as never);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {}
+}
+
+function attentionWord(vcpu: number): number {
+  return (areaBase(vcpu) + S.ATTENTION) >> 2;
+}
+
+/** Guest time that runs from now on, for a VM without a machine around it. */
+function runningTime(): SharedTime {
+  const time = new SharedTime();
+  time.run(0, hostNanoseconds(), 1);
+  return time;
+}
