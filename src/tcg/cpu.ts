@@ -4,14 +4,11 @@ import { CpuState } from './cpu-state.ts';
 import { Blocks } from './decode/blocks.ts';
 import { Decoder } from './decode/decoder.ts';
 import { ExitLog } from './exits.ts';
-import { generateInterpreter, type Interpreter } from './interp/generate.ts';
+import { type InterpreterExports, instantiate, loadInterpreter } from './interpreter.ts';
 import { areaBase, R, S, STATUS } from './layout.ts';
 import { Mmu } from './mmu/mmu.ts';
 import { PhysicalMap } from './physical.ts';
 import { SystemOperations } from './system/operations.ts';
-import { INSTRUCTIONS } from './table/index.ts';
-
-const WASM_PAGE = 65536;
 
 /** What a {@link Cpu} is made with. */
 export interface CpuConfig {
@@ -22,14 +19,6 @@ export interface CpuConfig {
   readonly index: number;
   /** Which CPUID features it has, by the names of src/vcpu/cpuid. */
   readonly hasFeature: (feature: string) => boolean;
-}
-
-interface Exports {
-  run(budget: number): number;
-  address(pc: number, what: number): bigint;
-  offset(pc: number): bigint;
-  getFlags(): bigint;
-  setFlags(image: bigint): void;
 }
 
 /** Why {@link Cpu.run} came back. */
@@ -52,8 +41,7 @@ export class Cpu {
   readonly log = new ExitLog();
   readonly map: PhysicalMap;
   readonly system: SystemOperations;
-  readonly exports: Exports;
-  readonly interpreter: Interpreter;
+  readonly exports: InterpreterExports;
   readonly #decoder: Decoder;
   #replay = false;
 
@@ -67,23 +55,21 @@ export class Cpu {
     this.state.setI32(S.FCW, 0x37f);
     this.map = new PhysicalMap(config.regions);
     this.mmu = new Mmu(this.state, this.map, this.log);
-    this.interpreter = generateInterpreter(INSTRUCTIONS, base, memory.buffer.byteLength / WASM_PAGE);
-    this.#decoder = new Decoder(INSTRUCTIONS, config.hasFeature);
-    this.blocks = new Blocks(this.state, this.mmu, this.map, this.#decoder, this.interpreter);
+    const interpreter = loadInterpreter();
+    this.#decoder = new Decoder(interpreter.instructions, config.hasFeature);
+    this.blocks = new Blocks(this.state, this.mmu, this.map, this.#decoder, interpreter);
     this.system = new SystemOperations(this);
     const { mmu, blocks, system } = this;
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(this.interpreter.bytes), {
-      env: {
-        memory,
-        slow: (low: number, high: number, what: number, pc: number) => mmu.slow(low, high, what, pc),
-        afterStore: (pc: number, host: number, size: number) => mmu.afterStore(pc, host, size),
-        system: (code: number, pc: number) => system.execute(code, pc),
-        lookup: () => blocks.lookup(),
-        resolve: (pc: number, taken: number) => blocks.resolve(pc, taken),
-        segmentFault: (segment: number, pc: number) => mmu.segmentFault(segment, pc),
-      },
+    this.exports = instantiate(interpreter, {
+      memory,
+      base,
+      slow: (low: number, high: number, what: number, pc: number) => mmu.slow(low, high, what, pc),
+      afterStore: (pc: number, host: number, size: number) => mmu.afterStore(pc, host, size),
+      system: (code: number, pc: number) => system.execute(code, pc),
+      lookup: () => blocks.lookup(),
+      resolve: (pc: number, taken: number) => blocks.resolve(pc, taken),
+      segmentFault: (segment: number, pc: number) => mmu.segmentFault(segment, pc),
     });
-    this.exports = instance.exports as unknown as Exports;
   }
 
   /** Gives it other CPUID features. It must not have run yet: what is decoded stays decoded. */

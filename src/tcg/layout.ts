@@ -236,6 +236,9 @@ export const STATUS = {
   PAUSE: 3,
 } as const;
 
+/** High half of the linear address that never translates: its fault was raised already. */
+export const SENTINEL_HIGH = 0x8000_dead;
+
 /** Segment registers in encoding order, then the system segments. */
 export const SEG = { ES: 0, CS: 1, SS: 2, DS: 3, FS: 4, GS: 5, LDT: 6, TR: 7 } as const;
 export const GPR = {

@@ -1,7 +1,7 @@
 /** A vCPU's state as the structs of the KVM UAPI (src/vcpu/state.ts), read and written while it stands. */
 import type { DebugRegs, Dtable, Fpu, Regs, Segment, Sregs, Translation } from '../vcpu/state.ts';
 import type { Cpu } from './cpu.ts';
-import { ACCESS } from './emit/meaning.ts';
+import { ACCESS } from './emit/access.ts';
 import { readFpu, writeFpu } from './fpu/fxsave.ts';
 import { S, SEG } from './layout.ts';
 import { WALK } from './mmu/walk.ts';

@@ -3,7 +3,7 @@
 import { afterAll, expect, test } from 'vitest';
 import { FLAG } from '../../src/tcg/emit/flags.ts';
 import { INSTRUCTIONS } from '../../src/tcg/table/index.ts';
-import type { Encoding, Instruction } from '../../src/tcg/table/instruction.ts';
+import type { Encoding, InstructionForm } from '../../src/tcg/table/instruction.ts';
 import { Random, randomCase } from './generate-cases.ts';
 import { hostHas } from './host-features.ts';
 import { type Case, Oracle, type Result, Subject } from './oracle.ts';
@@ -35,7 +35,7 @@ const EXCLUDED = new Set([
   'verw',
 ]);
 
-function comparable(instruction: Instruction): boolean {
+function comparable(instruction: InstructionForm): boolean {
   const { name, ends, feature } = instruction;
   if (ends || EXCLUDED.has(name) || !hostHas(feature)) return false;
   return !/^(mov_(to|from)|pop_seg|load_far|s[gil]dt|str|smsw|smsw|l[gil]dt|ltr|lmsw|cpuid|rd|wr|int|in$|out|ins|cli|sti|hlt|vmcall|xgetbv|xsetbv|stac|clac|fxsave|fxrstor|xsave|xrstor|invd|wbinvd|swapgs|f[a-z0-9]+$)/.test(
@@ -43,7 +43,7 @@ function comparable(instruction: Instruction): boolean {
   );
 }
 
-function difference(instruction: Instruction, c: Case, wanted: Result, got: Result): string | undefined {
+function difference(instruction: InstructionForm, c: Case, wanted: Result, got: Result): string | undefined {
   if ('fault' in wanted || 'fault' in got) {
     const text = (x: Result) => ('fault' in x ? `fault ${x.fault}` : 'no fault');
     return text(wanted) === text(got) ? undefined : `processor: ${text(wanted)}, tcg: ${text(got)}`;
@@ -77,7 +77,7 @@ function difference(instruction: Instruction, c: Case, wanted: Result, got: Resu
 }
 
 function firstDifference(
-  instruction: Instruction,
+  instruction: InstructionForm,
   encoding: Encoding,
   count: number,
   seed: number,

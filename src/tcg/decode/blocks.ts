@@ -3,8 +3,8 @@
  * their bytes.
  */
 import type { CpuState } from '../cpu-state.ts';
-import { ACCESS } from '../emit/meaning.ts';
-import type { Interpreter } from '../interp/generate.ts';
+import { ACCESS } from '../emit/access.ts';
+import type { DecodeTable } from '../interp/decode-table.ts';
 import {
   ARENA,
   ARENA_SIZE,
@@ -71,12 +71,12 @@ export class Blocks {
   /** Blocks decoded, dropped, and times everything was dropped. */
   readonly statistics = { decoded: 0, invalidated: 0, flushes: 0 };
 
-  constructor(state: CpuState, mmu: Mmu, map: PhysicalMap, decoder: Decoder, interpreter: Interpreter) {
+  constructor(state: CpuState, mmu: Mmu, map: PhysicalMap, decoder: Decoder, table: DecodeTable) {
     this.#state = state;
     this.#mmu = mmu;
     this.#map = map;
     this.#decoder = decoder;
-    this.#writer = new RecordWriter(state, interpreter);
+    this.#writer = new RecordWriter(state, table);
     this.#arena = state.base + ARENA;
     const start = state.base + JUMP_CACHE;
     state.bytes.fill(0xff, start, start + JUMP_ENTRIES * JUMP_ENTRY);

@@ -1,5 +1,5 @@
 /** Decodes instructions by the table: prefixes, opcode, ModRM, SIB, displacement, immediates (SDM vol. 2A 2). */
-import type { Encoding, Instruction } from '../table/instruction.ts';
+import type { Encoding, InstructionForm } from '../table/instruction.ts';
 
 /** Width of the code segment. */
 export type CodeWidth = 16 | 32 | 64;
@@ -58,14 +58,14 @@ export class Decoder {
 
   #legacy: Encoding[][][] = [];
   #vex: Encoding[][][] = [];
-  readonly #instructions: readonly Instruction[];
+  readonly #instructions: readonly InstructionForm[];
   #bytes!: Uint8Array;
   #at = 0;
   #end = 0;
   #truncated = false;
 
   /** @param hasFeature see {@link configure} */
-  constructor(instructions: readonly Instruction[], hasFeature: (feature: string) => boolean) {
+  constructor(instructions: readonly InstructionForm[], hasFeature: (feature: string) => boolean) {
     this.#instructions = instructions;
     this.configure(hasFeature);
   }

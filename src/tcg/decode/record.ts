@@ -1,9 +1,8 @@
 /** Writes predecoded records: from the decoder's fields to what the handlers read (layout.ts, R). */
 import type { CpuState } from '../cpu-state.ts';
-import { fusedKey, type Interpreter } from '../interp/generate.ts';
-import { SPECIAL } from '../interp/run-function.ts';
+import type { DecodeTable } from '../interp/decode-table.ts';
+import { fusedKey, SPECIAL } from '../interp/ids.ts';
 import { ADDRESS_16, ADDRESS_32, ADDRESS_ABSOLUTE, ADDRESS_LEGACY, R, RECORD, S } from '../layout.ts';
-import { INSTRUCTIONS } from '../table/index.ts';
 import { type Encoding, handlerSlot } from '../table/instruction.ts';
 import { refusal } from './availability.ts';
 import { type CodeWidth, DECODE, type Decoder } from './decoder.ts';
@@ -20,18 +19,16 @@ export class RecordWriter {
   readonly #state: CpuState;
   readonly #view: DataView;
   readonly #words: Int32Array;
-  readonly #ids: Int32Array;
   readonly #fused: ReadonlyMap<number, number>;
   readonly #undefined: Encoding;
   readonly #nop: Encoding;
 
-  constructor(state: CpuState, interpreter: Interpreter) {
+  constructor(state: CpuState, table: DecodeTable) {
     this.#state = state;
     this.#view = state.view;
     this.#words = state.words;
-    this.#ids = interpreter.ids;
-    this.#fused = interpreter.fused;
-    const named = (name: string) => INSTRUCTIONS.find((i) => i.name === name)!.encodings[0];
+    this.#fused = table.fused;
+    const named = (name: string) => table.instructions.find((i) => i.name === name)!.encodings[0];
     this.#undefined = named('undefined');
     this.#nop = named('sfence');
   }
@@ -73,7 +70,7 @@ export class RecordWriter {
   }
 
   #head(record: number, handler: number, length: number, index: number, offset: number): void {
-    this.#view.setUint16(record, this.#ids[handler], true);
+    this.#view.setUint16(record, handler, true);
     this.#view.setUint8(record + R.LENGTH, length);
     this.#view.setUint8(record + R.INDEX, index);
     this.#view.setUint16(record + R.OFFSET, offset, true);

@@ -7,31 +7,9 @@
  */
 import { S } from '../layout.ts';
 import { type Expr, type FunctionBuilder, load, type Operand } from '../wasm/index.ts';
+import { ARITHMETIC, FLAG } from './rflags.ts';
 
-/** Bits of RFLAGS (SDM vol. 1 3.4.3). */
-export const FLAG = {
-  CF: 1,
-  FIXED: 2,
-  PF: 4,
-  AF: 0x10,
-  ZF: 0x40,
-  SF: 0x80,
-  TF: 0x100,
-  IF: 0x200,
-  DF: 0x400,
-  OF: 0x800,
-  IOPL: 0x3000,
-  NT: 0x4000,
-  RF: 0x1_0000,
-  VM: 0x2_0000,
-  AC: 0x4_0000,
-  VIF: 0x8_0000,
-  VIP: 0x10_0000,
-  ID: 0x20_0000,
-} as const;
-
-/** The six arithmetic flags. */
-export const ARITHMETIC = FLAG.CF | FLAG.PF | FLAG.AF | FLAG.ZF | FLAG.SF | FLAG.OF;
+export { ARITHMETIC, FLAG };
 
 const AUX_CF_OF = 0xc000_0000_0000_0000n;
 
@@ -45,23 +23,23 @@ export interface FlagBits {
 /** Writes and reads flags in a function; the vCPU's area is at `base`. */
 export class Flags {
   readonly #f: FunctionBuilder;
-  readonly #base: number;
+  readonly #base: Expr;
 
-  constructor(f: FunctionBuilder, base: number) {
+  constructor(f: FunctionBuilder, base: Expr) {
     this.#f = f;
     this.#base = base;
   }
 
   get result(): Expr {
-    return load('i64.load', this.#base + S.FLAG_RESULT);
+    return load('i64.load', this.#base, S.FLAG_RESULT);
   }
   get aux(): Expr {
-    return load('i64.load', this.#base + S.FLAG_AUX);
+    return load('i64.load', this.#base, S.FLAG_AUX);
   }
 
   #set(result: Expr, aux: Operand): void {
-    this.#f.store('i64.store', this.#base + S.FLAG_RESULT, result);
-    this.#f.store('i64.store', this.#base + S.FLAG_AUX, aux);
+    this.#f.store('i64.store', this.#base, result, S.FLAG_RESULT);
+    this.#f.store('i64.store', this.#base, aux, S.FLAG_AUX);
   }
 
   /** Moves the carries out of the top two bits and out of bit 3 to their places. */
@@ -112,8 +90,9 @@ export class Flags {
     const c = this.#f.let(cf);
     this.#f.store(
       'i64.store',
-      this.#base + S.FLAG_AUX,
+      this.#base,
       this.aux.and(~AUX_CF_OF).or(c.shl(63)).or(c.xor(of).shl(62)),
+      S.FLAG_AUX,
     );
   }
 

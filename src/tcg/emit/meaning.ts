@@ -17,12 +17,9 @@ import {
   load,
   type Operand,
 } from '../wasm/index.ts';
+import { ACCESS, type Access } from './access.ts';
 import { Flags } from './flags.ts';
 import type { Site } from './site.ts';
-
-/** Access kinds of translations; a modify needs both permissions. */
-export const ACCESS = { read: 0, write: 1, modify: 2, execute: 3 } as const;
-export type Access = (typeof ACCESS)['read' | 'write' | 'modify'];
 
 /** How the address of a memory operand is computed: base + displacement, all of 64-bit mode, or anything. */
 export type AddressKind = 'base' | 'flat' | 'any';
@@ -92,26 +89,26 @@ export class Meaning {
 
   /** A field of the vCPU's state. */
   state(op: 'i32.load' | 'i64.load' | 'i32.load8_u' | 'v128.load', field: number): Expr {
-    return load(op, this.site.base + field);
+    return load(op, this.site.base, field);
   }
 
   setState(op: 'i32.store' | 'i64.store' | 'v128.store', field: number, value: Operand): void {
-    this.f.store(op, this.site.base + field, value);
+    this.f.store(op, this.site.base, value, field);
   }
 
   /** A general register by number, all 64 bits or the low bytes. */
   gpr(number: number, bytes: number = 8): Expr {
-    return load(LOAD_BY_SIZE[bytes as Size], this.site.base + S.GPR + number * 8);
+    return load(LOAD_BY_SIZE[bytes as Size], this.site.base, S.GPR + number * 8);
   }
 
   /** Writes a general register; 4 bytes clear the upper half, 1 and 2 keep the rest. */
   setGpr(number: number, value: Expr, bytes: number = 8): void {
-    this.#setRegister(i32(this.site.base + S.GPR + number * 8), value, bytes);
+    this.#setRegister(this.site.base, value, bytes, S.GPR + number * 8);
   }
 
-  #setRegister(pointer: Expr, value: Expr, bytes: number): void {
-    if (bytes === 4) this.f.store('i64.store', pointer, value.low(4));
-    else this.f.store(STORE_BY_SIZE[bytes as Size], pointer, value);
+  #setRegister(pointer: Expr, value: Expr, bytes: number, offset = 0): void {
+    if (bytes === 4) this.f.store('i64.store', pointer, value.low(4), offset);
+    else this.f.store(STORE_BY_SIZE[bytes as Size], pointer, value, offset);
   }
 
   /** Address of a register or immediate operand. */
@@ -201,7 +198,7 @@ export class Meaning {
   }
 
   #area(field: number): Expr {
-    return load('i64.load', this.record('i32.load8_u', field), this.site.base);
+    return load('i64.load', this.record('i32.load8_u', field).add(this.site.base));
   }
 
   #flatOffset(): Expr {
@@ -356,7 +353,7 @@ export class Meaning {
   selector(number?: number): Expr {
     if (number !== undefined) return this.state('i32.load', S.SELECTOR + number * 4).wide();
     const at = this.record('i32.load', R.B).shl(2);
-    return load('i32.load', at, this.site.base + S.SELECTOR).wide();
+    return load('i32.load', at.add(this.site.base), S.SELECTOR).wide();
   }
 
   /** Ends the block at a RIP cut to the operand size. */
@@ -406,4 +403,4 @@ export class Meaning {
   }
 }
 
-export { Expr };
+export { ACCESS, type Access, Expr };

@@ -24,7 +24,7 @@ export interface Helpers {
 export interface Site {
   readonly f: FunctionBuilder;
   /** Address of the vCPU's area. */
-  readonly base: number;
+  readonly base: Expr;
   /** Address of the record. */
   readonly pc: Expr;
   readonly helpers: Helpers;

@@ -1,67 +1,35 @@
 /**
- * Generates the interpreter: one function run() with the frequent handlers inline in a br_table, the others in a
- * table, reached by call_indirect. Measured before it was built: larger inline sets and one call for each handler are
- * both slower.
+ * Generates the interpreter as two modules. The first has run(): the dispatch loop with the frequent handlers inline in
+ * a br_table. The second has a function for every other handler in a table, which run() reaches by call_indirect.
+ * Measured before it was built: larger inline sets and one call for each handler are both slower.
+ *
+ * Two, so that run() can be compiled optimized before it is first entered and the others when they are first called. Both are
+ * the same for every vCPU and every size of memory: the address of the vCPU's area is an imported global.
  */
+import { Flags } from '../emit/flags.ts';
 import { Meaning } from '../emit/meaning.ts';
-import type { Helpers, Site } from '../emit/site.ts';
-import { ADDRESS_16, ADDRESS_32, ADDRESS_ABSOLUTE, ADDRESS_LEGACY, R, S, STATUS } from '../layout.ts';
+import type { Helpers } from '../emit/site.ts';
+import type { Interpreter } from '../interpreter.ts';
+import { R, S, STATUS } from '../layout.ts';
 import { CONDITIONS, type Instruction } from '../table/instruction.ts';
-import {
-  type Expr,
-  type FunctionBuilder,
-  type FunctionRef,
-  i32,
-  i64,
-  load,
-  ModuleBuilder,
-  select,
-} from '../wasm/index.ts';
+import { type Expr, type FunctionRef, i32, load, ModuleBuilder } from '../wasm/index.ts';
 import { enumerateHandlers, type Handler } from './handlers.ts';
+import { defineHelpers, importFunctions } from './helpers.ts';
+import { FIRST_INLINE, fusedKey } from './ids.ts';
 import { fusedConditions, isInline } from './inline-set.ts';
-import { FIRST_INLINE, type Imports, type Pair, RunFunction } from './run-function.ts';
+import { type Pair, RunFunction } from './run-function.ts';
 
-/** High half of the address that never translates: the fault was raised already. */
-export const SENTINEL_HIGH = 0x8000_dead;
+/** Any memory that a guest can have will do: 1 to 65,536 pages of 64 KiB. */
+const ANY_MEMORY = { initial: 1, maximum: 65536 } as const;
 
-/** The generated module and what the predecoder must know. */
-export interface Interpreter {
-  readonly bytes: Uint8Array<ArrayBuffer>;
-  /** Handler id by index into `handlers`. */
-  readonly ids: Int32Array;
-  readonly handlers: readonly Handler[];
-  /** How many handlers are inline in run(). */
-  readonly inlineCount: number;
-  /** Id of the handler that does two instructions, by {@link fusedKey} of their ids. */
-  readonly fused: ReadonlyMap<number, number>;
-}
-
-/** Key of a pair of handler ids. */
-export function fusedKey(first: number, second: number): number {
-  return first * 65536 + second;
-}
-
-/** Records of the handlers are numbered by the encodings, so the table is enumerated once. */
-let enumerated: { table: readonly Instruction[]; handlers: Handler[] } | undefined;
-
-/**
- * Generates the module of one vCPU.
- * @param base address of its area
- * @param pages size of the shared memory, 64 KiB pages
- */
-export function generateInterpreter(table: readonly Instruction[], base: number, pages: number): Interpreter {
-  if (enumerated?.table !== table) enumerated = { table, handlers: enumerateHandlers(table) };
-  const { handlers } = enumerated;
-  const module = new ModuleBuilder({ initial: pages, maximum: pages });
-  const imports = importFunctions(module);
-  const helpers = defineHelpers(module, base, imports);
+/** Generates the modules; the table's encodings get to know the ids of their handlers. */
+export function generateInterpreter(table: readonly Instruction[]): Interpreter {
+  const handlers = enumerateHandlers(table);
   const inline = handlers.flatMap((handler, i) => (isInline(handler) ? [i] : []));
   const ids = new Int32Array(handlers.length);
   inline.forEach((index, i) => {
     ids[index] = FIRST_INLINE + i;
   });
-  const inlineSet = new Set(inline);
-  const outOfLine: FunctionRef[] = [];
   const fused = new Map<number, number>();
   const pairs: Pair[] = [];
   for (const index of inline) {
@@ -72,132 +40,77 @@ export function generateInterpreter(table: readonly Instruction[], base: number,
     }
   }
   const firstOutOfLine = FIRST_INLINE + inline.length + pairs.length;
-  handlers.forEach((handler, i) => {
-    if (inlineSet.has(i)) return;
-    ids[i] = firstOutOfLine + outOfLine.length;
-    outOfLine.push(defineHandler(module, base, helpers, handler));
+  const inlineSet = new Set(inline);
+  const others = handlers.filter((_, i) => !inlineSet.has(i));
+  let next = firstOutOfLine;
+  handlers.forEach((_, i) => {
+    if (!inlineSet.has(i)) ids[i] = next++;
   });
-  module.setTable(outOfLine);
+  assignIds(table, ids);
+  return {
+    run: generateRun(
+      inline.map((i) => handlers[i]),
+      pairs,
+    ),
+    outOfLine: generateOutOfLine(others),
+    instructions: table,
+    fused,
+  };
+}
+
+/** Replaces indices into the enumerated handlers by ids. */
+function assignIds(table: readonly Instruction[], ids: Int32Array): void {
+  for (const { encodings } of table) {
+    for (const { handlers } of encodings) {
+      handlers.forEach((index, slot) => {
+        if (index >= 0) handlers[slot] = ids[index];
+      });
+    }
+  }
+}
+
+function generateRun(inline: readonly Handler[], pairs: readonly Pair[]): Uint8Array<ArrayBuffer> {
+  const module = new ModuleBuilder(ANY_MEMORY);
+  const base = module.importGlobal('base');
+  const imports = importFunctions(module);
+  module.importTable('handlers');
+  const helpers = defineHelpers(module, base, imports);
   module.define(
     { params: ['i32'], results: ['i32'] },
-    (f) => {
-      const inlined = inline.map((i) => handlers[i]);
-      new RunFunction(f, module, base, imports, helpers, inlined, pairs).build();
-    },
+    (f) => new RunFunction(f, module, f.let(base), imports, helpers, inline, pairs).build(),
     'run',
   );
-  return { bytes: module.encode(), ids, handlers, inlineCount: inline.length + pairs.length, fused };
+  return module.encode();
 }
 
-function importFunctions(m: ModuleBuilder): Imports {
-  return {
-    slow: m.import('slow', ['i32', 'i32', 'i32', 'i32'], ['i32']),
-    afterStore: m.import('afterStore', ['i32', 'i32', 'i32'], ['i32']),
-    system: m.import('system', ['i32', 'i32'], ['i32']),
-    lookup: m.import('lookup', [], ['i32']),
-    resolve: m.import('resolve', ['i32', 'i32']),
-    segmentFault: m.import('segmentFault', ['i32', 'i32']),
-  };
+function generateOutOfLine(handlers: readonly Handler[]): Uint8Array<ArrayBuffer> {
+  const module = new ModuleBuilder(ANY_MEMORY);
+  const base = module.importGlobal('base');
+  const helpers = defineHelpers(module, base, importFunctions(module));
+  module.exportTable(
+    'handlers',
+    handlers.map((handler) => defineHandler(module, base, helpers, handler)),
+  );
+  defineServices(module, base, helpers);
+  return module.encode();
 }
 
-function defineHelpers(m: ModuleBuilder, base: number, imports: Imports): Helpers {
-  const translateSlow = m.define({ params: ['i64', 'i32', 'i32'], results: ['i32'] }, (f) => {
-    const [linear, what, pc] = f.args;
-    f.return_(f.call(imports.slow, linear.wrap(), linear.shr_u(32).wrap(), what, pc));
-  });
-  const segmentAddress = m.define({ params: ['i32', 'i32', 'i64', 'i32'], results: ['i64'] }, (f) => {
-    const [what, segment, offset, pc] = f.args;
-    const origin = load('i64.load', segment.shl(3), base + S.SEGMENT_BASE);
-    f.if_(load('i32.load8_u', pc, R.ADDRESS).and(ADDRESS_LEGACY).eqz(), () => f.return_(offset.add(origin)));
-    const field = (at: number) => load('i64.load32_u', segment.shl(2), base + at);
-    const last = f.let(select(what.shr_u(8), field(S.SEGMENT_LAST_WRITE), field(S.SEGMENT_LAST_READ)));
-    const first = f.let(select(what.shr_u(8), field(S.SEGMENT_FIRST_WRITE), field(S.SEGMENT_FIRST)));
-    const end = offset.add(what.and(0xff).sub(1).wide());
-    f.if_(offset.lt_u(first).or(end.gt_u(last)), () => {
-      f.run(imports.segmentFault, segment, pc);
-      f.return_(i64(BigInt(SENTINEL_HIGH) << 32n));
-    });
-    f.return_(offset.add(origin).low(4));
-  });
-  const effectiveAddress = m.define({ params: ['i32'], results: ['i64'] }, (f) => {
-    const [pc] = f.args;
-    const flags = f.let(load('i32.load8_u', pc, R.ADDRESS));
-    f.if_(flags.and(ADDRESS_ABSOLUTE), () => f.return_(load('i64.load', pc, R.IMMEDIATE)));
-    const area = (field: number) => load('i64.load', load('i32.load8_u', pc, field), base);
-    const sum = f.let(
-      area(R.BASE)
-        .add(load('i64.load32_s', pc, R.DISPLACEMENT))
-        .add(area(R.INDEX_REGISTER).shl(load('i32.load8_u', pc, R.SCALE).wide())),
-    );
-    f.if_(flags.and(ADDRESS_16), () => f.return_(sum.low(2)));
-    f.if_(flags.and(ADDRESS_32), () => f.return_(sum.low(4)));
-    f.return_(sum);
-  });
-  const address = m.define(
-    { params: ['i32', 'i32'], results: ['i64'] },
-    (f) => {
-      const [pc, what] = f.args;
-      const offset = f.call(effectiveAddress, pc);
-      f.if_(load('i32.load8_u', pc, R.ADDRESS).and(ADDRESS_LEGACY).eqz(), () =>
-        f.return_(offset.add(load('i64.load', load('i32.load8_u', pc, R.SEGMENT), base))),
-      );
-      f.return_(f.call(segmentAddress, what, load('i32.load8_u', pc, R.EXTRA), offset, pc));
-    },
-    'address',
-  );
-  m.define(
-    { params: ['i32'], results: ['i64'] },
-    (f) => f.return_(f.call(effectiveAddress, f.args[0])),
-    'offset',
-  );
-  const product = { params: ['i64', 'i64'], results: ['i64'] } as const;
-  const mulHighUnsigned = m.define(product, (f) => {
-    const [a, b] = f.args;
-    const [al, ah] = [a.low(4), a.shr_u(32)];
-    const [bl, bh] = [b.low(4), b.shr_u(32)];
-    const middle = f.let(ah.mul(bl).add(al.mul(bl).shr_u(32)));
-    const cross = f.let(al.mul(bh).add(middle.low(4)));
-    f.return_(ah.mul(bh).add(middle.shr_u(32)).add(cross.shr_u(32)));
-  });
-  const mulHighSigned = m.define(product, (f) => {
-    const [a, b] = f.args;
-    const high = f.call(mulHighUnsigned, a, b);
-    f.return_(high.sub(a.shr_s(63).and(b)).sub(b.shr_s(63).and(a)));
-  });
-  m.define(
-    { params: [], results: ['i64'] },
-    (f) => f.return_(new Meaning(bareSite(f, base), BARE).flags.image()),
-    'getFlags',
-  );
-  m.define(
-    { params: ['i64'], results: [] },
-    (f) => new Meaning(bareSite(f, base), BARE).flags.load(f.args[0]),
-    'setFlags',
-  );
-  return {
-    translateSlow,
-    afterStore: imports.afterStore,
-    address,
-    effectiveAddress,
-    system: imports.system,
-    segmentAddress,
-    mulHighUnsigned,
-    mulHighSigned,
-  };
-}
-
-const BARE = { slots: [], size: 8, address: 'any', lock: false, aligned: false } as const;
-
-function bareSite(f: FunctionBuilder, base: number): Site {
-  return { f, base } as Site;
+/** What TypeScript calls: addresses of memory operands, and the arithmetic flags. */
+function defineServices(m: ModuleBuilder, base: Expr, helpers: Helpers): void {
+  const { address, effectiveAddress } = helpers;
+  m.define(address, (f) => f.return_(f.call(address, ...f.args)), 'address');
+  m.define(effectiveAddress, (f) => f.return_(f.call(effectiveAddress, ...f.args)), 'offset');
+  m.define({ params: [], results: ['i64'] }, (f) => f.return_(new Flags(f, base).image()), 'getFlags');
+  m.define({ params: ['i64'], results: [] }, (f) => new Flags(f, base).load(f.args[0]), 'setFlags');
 }
 
 /** A handler as a function: (pc) → STATUS. */
-function defineHandler(m: ModuleBuilder, base: number, helpers: Helpers, handler: Handler): FunctionRef {
+function defineHandler(m: ModuleBuilder, global: Expr, helpers: Helpers, handler: Handler): FunctionRef {
   return m.define({ params: ['i32'], results: ['i32'] }, (f) => {
     const pc = f.args[0];
+    const base = f.let(global);
     const jump = (rip: Expr) => {
-      f.store('i64.store', base + S.RIP, rip);
+      f.store('i64.store', base, rip, S.RIP);
       f.return_(i32(STATUS.JUMP));
     };
     const { size } = handler.form;
@@ -213,7 +126,7 @@ function defineHandler(m: ModuleBuilder, base: number, helpers: Helpers, handler
         status: (value) => f.return_(value),
         branch: (taken) => {
           const target = taken
-            ? load('i64.load', base + S.BLOCK_RIP).add(load('i64.load', pc, R.IMMEDIATE))
+            ? load('i64.load', base, S.BLOCK_RIP).add(load('i64.load', pc, R.IMMEDIATE))
             : c.nextRip();
           jump(size === 8 ? target : target.low(size));
         },

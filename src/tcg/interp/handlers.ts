@@ -25,10 +25,11 @@ export function enumerateHandlers(instructions: readonly Instruction[]): Handler
   const known = new Map<string, number>();
   for (const instruction of instructions) {
     for (const encoding of instruction.encodings) {
+      encoding.handlers.fill(-1);
       for (const size of sizesOf(encoding)) {
         for (const memory of [false, true]) {
           if (!allows(encoding, memory)) continue;
-          addForms(encoding, size, memory, handlers, known);
+          addForms(instruction, encoding, size, memory, handlers, known);
         }
       }
     }
@@ -43,13 +44,13 @@ function allows(encoding: Encoding, memory: boolean): boolean {
 }
 
 function addForms(
+  instruction: Instruction,
   encoding: Encoding,
   size: number,
   memory: boolean,
   handlers: Handler[],
   known: Map<string, number>,
 ): void {
-  const { instruction } = encoding;
   const slots = slotsOf(encoding, size, memory);
   const absolute = encoding.operands.some(({ letter }) => letter === 'O');
   const kinds: readonly AddressKind[] =

@@ -2,21 +2,10 @@
 import { Meaning } from '../emit/meaning.ts';
 import type { Helpers } from '../emit/site.ts';
 import { JUMP_CACHE, JUMP_ENTRIES, R, RECORD, S, STATUS } from '../layout.ts';
-import {
-  type Expr,
-  type FunctionBuilder,
-  type FunctionRef,
-  i32,
-  type Label,
-  load,
-  type ModuleBuilder,
-} from '../wasm/index.ts';
+import { type Expr, type FunctionBuilder, i32, type Label, load, type ModuleBuilder } from '../wasm/index.ts';
 import type { Handler } from './handlers.ts';
-
-/** Handlers that no instruction has. */
-export const SPECIAL = { STALE: 0, GOTO: 1 } as const;
-/** Id of the first inline handler. */
-export const FIRST_INLINE = 2;
+import type { Imports } from './helpers.ts';
+import { FIRST_INLINE, SPECIAL } from './ids.ts';
 
 /** An instruction and the conditional branch after it. */
 export interface Pair {
@@ -24,21 +13,11 @@ export interface Pair {
   readonly condition: number;
 }
 
-/** Functions written in TypeScript that the module imports. */
-export interface Imports {
-  slow: FunctionRef;
-  afterStore: FunctionRef;
-  system: FunctionRef;
-  lookup: FunctionRef;
-  resolve: FunctionRef;
-  segmentFault: FunctionRef;
-}
-
 /** Builds run(budget) → STATUS. */
 export class RunFunction {
   readonly #f: FunctionBuilder;
   readonly #module: ModuleBuilder;
-  readonly #base: number;
+  readonly #base: Expr;
   readonly #imports: Imports;
   readonly #helpers: Helpers;
   readonly #inline: readonly Handler[];
@@ -52,7 +31,7 @@ export class RunFunction {
   constructor(
     f: FunctionBuilder,
     module: ModuleBuilder,
-    base: number,
+    base: Expr,
     imports: Imports,
     helpers: Helpers,
     inline: readonly Handler[],
@@ -84,15 +63,15 @@ export class RunFunction {
       f.set(pc, pc.add(RECORD));
       f.br(this.#dispatch);
     };
-    const attention = () => budget.lt_s(0).or(load('i32.atomic.load', base + S.ATTENTION));
+    const attention = () => budget.lt_s(0).or(load('i32.atomic.load', base, S.ATTENTION));
     const count = load('i32.load8_u', pc, R.INDEX).add(1);
     const enter = () => {
-      f.store('i64.store', base + S.BLOCK_RIP, rip);
+      f.store('i64.store', base, rip, S.BLOCK_RIP);
       f.set(id, load('i32.load16_u', pc));
       f.br(this.#dispatch);
     };
 
-    f.set(rip, load('i64.load', base + S.RIP));
+    f.set(rip, load('i64.load', base, S.RIP));
     const first = f.let(i32(1));
     f.loop((dispatch) => {
       this.#dispatch = dispatch;
@@ -114,7 +93,7 @@ export class RunFunction {
               f.set(status, f.callIndirect(type, 'i32', index, pc));
               f.if_(status.eqz(), toNext);
               f.brIf(leave, status.eq(STATUS.LEAVE));
-              f.set(rip, load('i64.load', base + S.RIP));
+              f.set(rip, load('i64.load', base, S.RIP));
               f.set(budget, budget.sub(count));
               f.br(jump);
             });
@@ -136,40 +115,40 @@ export class RunFunction {
           this.#link(false, R.B, pc, rip, budget, count, attention, enter, after);
         });
         // Jump to rip: through the cache, or by looking up and decoding.
-        f.store('i64.store', base + S.RIP, rip);
+        f.store('i64.store', base, rip, S.RIP);
         // On entry the first block runs in any case.
         const stop = f.let(attention().and(first.eqz()));
         f.set(first, 0);
         f.if_(stop, () => {
-          f.store('i32.store', base + S.BUDGET, budget);
+          f.store('i32.store', base, budget, S.BUDGET);
           f.return_(i32(STATUS.PAUSE));
         });
-        const slot = f.let(
+        const entry = f.let(
           rip
             .xor(rip.shr_u(14))
             .wrap()
             .and(JUMP_ENTRIES - 1)
-            .shl(4),
+            .shl(4)
+            .add(base),
         );
-        const entry = base + JUMP_CACHE;
         f.if_(
-          load('i64.load', slot, entry)
+          load('i64.load', entry, JUMP_CACHE)
             .eq(rip)
-            .and(load('i32.load', slot, entry + 8).eq(load('i32.load', base + S.CODE_KEY))),
-          () => f.set(pc, load('i32.load', slot, entry + 12)),
+            .and(load('i32.load', entry, JUMP_CACHE + 8).eq(load('i32.load', base, S.CODE_KEY))),
+          () => f.set(pc, load('i32.load', entry, JUMP_CACHE + 12)),
           () => {
             f.set(pc, f.call(this.#imports.lookup));
             f.if_(pc.eqz(), () => {
-              f.store('i32.store', base + S.PC, 0);
-              f.store('i32.store', base + S.BUDGET, budget);
+              f.store('i32.store', base, 0, S.PC);
+              f.store('i32.store', base, budget, S.BUDGET);
               f.return_(i32(STATUS.LEAVE));
             });
           },
         );
         enter();
       });
-      f.store('i32.store', base + S.PC, pc);
-      f.store('i32.store', base + S.BUDGET, budget.sub(load('i32.load8_u', pc, R.INDEX)));
+      f.store('i32.store', base, pc, S.PC);
+      f.store('i32.store', base, budget.sub(load('i32.load8_u', pc, R.INDEX)), S.BUDGET);
       f.return_(i32(STATUS.LEAVE));
     });
     f.unreachable();

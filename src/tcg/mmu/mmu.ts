@@ -9,9 +9,8 @@
  * MMIO ends run(). The instruction is executed again when the access is done, and finds its result in the log.
  */
 import type { CpuState } from '../cpu-state.ts';
-import { ACCESS } from '../emit/meaning.ts';
+import { ACCESS } from '../emit/access.ts';
 import type { ExitLog } from '../exits.ts';
-import { SENTINEL_HIGH } from '../interp/generate.ts';
 import {
   PAGE,
   PAGE_CLEAN,
@@ -20,6 +19,7 @@ import {
   S,
   SCRATCH,
   SEG,
+  SENTINEL_HIGH,
   TLB,
   TLB_ADDEND,
   TLB_MODES,

@@ -1,6 +1,6 @@
 /** The page walk in all paging modes, with permissions, error codes, accessed and dirty bits (SDM vol. 3A 4). */
 import type { CpuState } from '../cpu-state.ts';
-import { ACCESS } from '../emit/meaning.ts';
+import { ACCESS } from '../emit/access.ts';
 import { S } from '../layout.ts';
 import type { PhysicalMap } from '../physical.ts';
 

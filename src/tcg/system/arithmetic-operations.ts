@@ -1,7 +1,7 @@
 /** Arithmetic that WebAssembly does not have: 128-bit division, CMPXCHG16B, decimal adjustment. */
 
-import { FLAG } from '../emit/flags.ts';
-import { ACCESS } from '../emit/meaning.ts';
+import { ACCESS } from '../emit/access.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { R, S } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import { address, immediate, type Operations } from './operands.ts';

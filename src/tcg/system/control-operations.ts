@@ -1,8 +1,8 @@
 /** System registers, caches, time, identification. */
 import { randomFillSync } from 'node:crypto';
 import { DECODE } from '../decode/decoder.ts';
-import { FLAG } from '../emit/flags.ts';
-import { ACCESS } from '../emit/meaning.ts';
+import { ACCESS } from '../emit/access.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { S } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import {

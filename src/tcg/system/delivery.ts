@@ -1,6 +1,6 @@
 /** Delivery of exceptions and interrupts through the IDT or the real-mode vector table, and IRET (SDM vol. 3A 6). */
 import type { Cpu } from '../cpu.ts';
-import { FLAG } from '../emit/flags.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { S, SEG } from '../layout.ts';
 import { GuestFault, hasErrorCode, VECTOR } from './fault.ts';
 import type { LinearMemory } from './linear.ts';

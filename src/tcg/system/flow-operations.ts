@@ -1,5 +1,5 @@
 /** Interrupts, system calls, far transfers, flags (SDM vol. 2). */
-import { FLAG } from '../emit/flags.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { R, S, SEG } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import { address, immediate, iopl, type Operations, privileged } from './operands.ts';

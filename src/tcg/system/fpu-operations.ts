@@ -1,7 +1,7 @@
 /** x87, FXSAVE and XSAVE: from the engine to src/tcg/fpu and back. */
 
 import type { Cpu } from '../cpu.ts';
-import { ACCESS } from '../emit/meaning.ts';
+import { ACCESS } from '../emit/access.ts';
 import { FXSAVE_BYTES, type FxForm, fxrstor, fxsave, XSAVE_BYTES, xrstor, xsave } from '../fpu/fxsave.ts';
 import { AreaX87State } from '../fpu/state.ts';
 import { operandBytes, x87Encoding } from '../fpu/table.ts';

@@ -1,7 +1,7 @@
 /** Port I/O: IN, OUT, INS, OUTS (SDM vol. 1 19). */
 
-import { FLAG } from '../emit/flags.ts';
-import { ACCESS } from '../emit/meaning.ts';
+import { ACCESS } from '../emit/access.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { R, S, SEG } from '../layout.ts';
 import { DeviceExit, GuestFault, VECTOR } from './fault.ts';
 import { iopl, type Operations } from './operands.ts';

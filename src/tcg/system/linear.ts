@@ -1,6 +1,6 @@
 /** Accesses to linear addresses for operations written in TypeScript. */
 import type { Cpu } from '../cpu.ts';
-import { ACCESS } from '../emit/meaning.ts';
+import { ACCESS } from '../emit/access.ts';
 import { PAGE, S } from '../layout.ts';
 import { WALK } from '../mmu/walk.ts';
 import { DeviceExit, GuestFault, VECTOR } from './fault.ts';

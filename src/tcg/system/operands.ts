@@ -1,7 +1,7 @@
 /** Operands of operations written in TypeScript. */
 
-import { FLAG } from '../emit/flags.ts';
-import { ACCESS, type Access } from '../emit/meaning.ts';
+import { ACCESS, type Access } from '../emit/access.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { R, S } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import type { Operation, OperationFunction } from './operations.ts';

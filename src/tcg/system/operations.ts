@@ -3,7 +3,7 @@
  * generated code raise.
  */
 import type { Cpu, Outcome } from '../cpu.ts';
-import { FLAG } from '../emit/flags.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { R, S, STATUS } from '../layout.ts';
 import { SYSTEM_NAMES } from '../table/system-operations.ts';
 import { Delivery, type EventKind } from './delivery.ts';

@@ -1,5 +1,5 @@
 /** Loading and examining segments (SDM vol. 2). */
-import { FLAG } from '../emit/flags.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { S, SEG } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import {

@@ -1,5 +1,5 @@
 /** PCMPESTRI, PCMPESTRM, PCMPISTRI, PCMPISTRM (SDM vol. 2, section 4.1). */
-import { FLAG } from '../emit/flags.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { R, S } from '../layout.ts';
 import { address, type Operations, pointer } from './operands.ts';
 import type { Operation } from './operations.ts';

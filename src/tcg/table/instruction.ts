@@ -43,10 +43,14 @@ export const UNIT = { SSE: 1, MMX: 2 } as const;
 /** What the meaning function gets. */
 export type MeaningFunction = (c: Meaning) => void;
 
-/** An instruction of the table. */
-export interface Instruction extends InstructionOptions {
+/** What the decoder must know of an instruction. */
+export interface InstructionForm extends InstructionOptions {
   readonly name: string;
   readonly encodings: readonly Encoding[];
+}
+
+/** An instruction of the table. */
+export interface Instruction extends InstructionForm {
   readonly meaning: MeaningFunction;
 }
 
@@ -64,7 +68,7 @@ export type Prefix = -1 | 0 | 1 | 2 | 3;
 
 /** One way to encode an instruction. */
 export interface Encoding {
-  readonly instruction: Instruction;
+  readonly instruction: InstructionForm;
   readonly text: string;
   readonly map: 0 | 1 | 2 | 3;
   readonly opcode: number;
@@ -84,7 +88,7 @@ export interface Encoding {
   readonly unaligned: boolean;
   /** Which state that may be unavailable it uses (UNIT). */
   readonly units: number;
-  /** Handlers by size, form and address kind; filled by the interpreter's generator. */
+  /** Ids of handlers by {@link handlerSlot}; filled by the interpreter's generator. */
   readonly handlers: Int32Array;
 }
 

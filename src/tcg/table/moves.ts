@@ -102,7 +102,7 @@ moves.add('lahf', '9f', {}, (c) => {
       .and(CF | PF | AF | ZF | SF)
       .or(FLAG.FIXED),
   );
-  c.f.store('i64.store8', c.site.base + S.GPR + 1, image);
+  c.f.store('i64.store8', c.site.base, image, S.GPR + 1);
 });
 moves.add('sahf', '9e', {}, (c) => {
   const ah = c

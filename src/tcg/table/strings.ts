@@ -98,7 +98,7 @@ function repeat(c: Meaning, s: StringState, once: (count: Local) => void, until?
           s.set(RCX, left);
           if (until !== undefined) f.brIf(done, until());
           f.brIf(done, left.and(s.mask).eqz());
-          f.brIf(again, load('i32.atomic.load', c.site.base + S.ATTENTION).eqz());
+          f.brIf(again, load('i32.atomic.load', c.site.base, S.ATTENTION).eqz());
           f.set(restart, 1);
         });
       });
@@ -110,7 +110,7 @@ function repeat(c: Meaning, s: StringState, once: (count: Local) => void, until?
 /** Whether several elements may be done at once: going up, in guest memory, not staged. */
 function bulk(s: StringState, count: Expr, ...hosts: Local[]): Expr {
   const { c } = s;
-  const scratchPage = (c.site.base + 0x1000) >>> 12;
+  const scratchPage = c.site.base.add(0x1000).shr_u(12);
   return hosts.reduce(
     (all, host) => all.and(host.shr_u(12).ne(scratchPage)),
     count.gt_u(1).and(s.step.gt_s(0)).and(s.mask.ne(0xffff)),

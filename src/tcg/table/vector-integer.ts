@@ -52,7 +52,7 @@ binary(
   SSE41,
 );
 // SSE4.1: blends, tests.
-const XMM0 = (c: Meaning) => load('v128.load', c.site.base + S.XMM);
+const XMM0 = (c: Meaning) => load('v128.load', c.site.base, S.XMM);
 for (const [name, opcode, shape] of [
   ['pblendvb', '10', 'i8x16'],
   ['blendvps', '14', 'i32x4'],

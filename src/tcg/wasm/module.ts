@@ -1,4 +1,8 @@
-/** Assembles a WebAssembly module (core specification 5.5): shared memory and functions imported, one table. */
+/**
+ * Assembles a WebAssembly module (core specification 5.5): shared memory, functions and i32 globals imported, one table
+ * that is defined and exported, or imported.
+ */
+import { Expr } from './expr.ts';
 import { FunctionBuilder, type FunctionRef, type Signature } from './function.ts';
 import { VALUE_TYPE, type ValueType } from './opcodes.ts';
 import { Sink } from './sink.ts';
@@ -11,16 +15,21 @@ export interface MemoryImport {
 
 const SECTION = { type: 1, import: 2, function: 3, table: 4, export: 7, element: 9, code: 10 } as const;
 const FUNCREF = 0x70;
+/** Kinds of imports and exports. */
+const KIND = { function: 0, table: 1, memory: 2, global: 3 } as const;
 
 /** A module being written. Import everything before the first definition. */
 export class ModuleBuilder {
   readonly #types: string[] = [];
   readonly #typeBytes = new Sink();
-  readonly #imports: { module: string; name: string; type: number }[] = [];
+  readonly #imports: { name: string; type: number }[] = [];
+  readonly #globals: string[] = [];
   readonly #functions: { type: number; builder: FunctionBuilder }[] = [];
   readonly #exports: { name: string; index: number }[] = [];
   readonly #memory: MemoryImport;
   #table: readonly FunctionRef[] = [];
+  #tableName = '';
+  #importedTable = '';
 
   constructor(memory: MemoryImport) {
     this.#memory = memory;
@@ -42,7 +51,7 @@ export class ModuleBuilder {
   /** Imports a function of module "env". */
   import(name: string, params: readonly ValueType[], results: readonly ValueType[] = []): FunctionRef {
     if (this.#functions.length > 0) throw new Error(`import ${name} after the first definition`);
-    const index = this.#imports.push({ module: 'env', name, type: this.type({ params, results }) }) - 1;
+    const index = this.#imports.push({ name, type: this.type({ params, results }) }) - 1;
     return { index, params, results };
   }
 
@@ -55,8 +64,23 @@ export class ModuleBuilder {
     return { index, ...signature };
   }
 
-  /** Puts functions into the table, from index 0. */
-  setTable(functions: readonly FunctionRef[]): void {
+  /** Imports an immutable i32 global of module "env". */
+  importGlobal(name: string): Expr {
+    const index = this.#globals.push(name) - 1;
+    return new Expr('i32', (sink) => {
+      sink.byte(0x23);
+      sink.u32(index);
+    });
+  }
+
+  /** Imports the table of module "env" that callIndirect() uses. */
+  importTable(name: string): void {
+    this.#importedTable = name;
+  }
+
+  /** Defines a table with these functions from index 0, and exports it. */
+  exportTable(name: string, functions: readonly FunctionRef[]): void {
+    this.#tableName = name;
     this.#table = functions;
   }
 
@@ -74,17 +98,28 @@ export class ModuleBuilder {
       s.bytes(this.#typeBytes.view());
     });
     section(SECTION.import, (s) => {
-      s.u32(this.#imports.length + 1);
-      s.name('env');
-      s.name('memory');
+      const hasTable = this.#importedTable !== '';
+      const item = (name: string, kind: number) => {
+        s.name('env');
+        s.name(name);
+        s.byte(kind);
+      };
+      s.u32(1 + (hasTable ? 1 : 0) + this.#globals.length + this.#imports.length);
+      item('memory', KIND.memory);
       // 3: shared, with a maximum.
-      s.bytes([2, 3]);
+      s.byte(3);
       s.u32(this.#memory.initial);
       s.u32(this.#memory.maximum);
-      for (const { module, name, type } of this.#imports) {
-        s.name(module);
-        s.name(name);
-        s.byte(0);
+      if (hasTable) {
+        item(this.#importedTable, KIND.table);
+        s.bytes([FUNCREF, 0, 0]);
+      }
+      for (const name of this.#globals) {
+        item(name, KIND.global);
+        s.bytes([VALUE_TYPE.i32, 0]);
+      }
+      for (const { name, type } of this.#imports) {
+        item(name, KIND.function);
         s.u32(type);
       }
     });
@@ -101,10 +136,14 @@ export class ModuleBuilder {
       });
     }
     section(SECTION.export, (s) => {
-      s.u32(this.#exports.length);
+      s.u32(this.#exports.length + (this.#tableName === '' ? 0 : 1));
+      if (this.#tableName !== '') {
+        s.name(this.#tableName);
+        s.bytes([KIND.table, 0]);
+      }
       for (const { name, index } of this.#exports) {
         s.name(name);
-        s.byte(0);
+        s.byte(KIND.function);
         s.u32(index);
       }
     });

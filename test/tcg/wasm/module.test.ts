@@ -64,7 +64,10 @@ test('loops, locals and loads work together', () => {
 test('a table calls the function at the index', () => {
   const { pick } = instantiate((m) => {
     const signature = { params: ['i32'], results: ['i32'] } as const;
-    m.setTable([1, 2, 3].map((k) => m.define(signature, (f) => f.return_(f.args[0].add(k)))));
+    m.exportTable(
+      'table',
+      [1, 2, 3].map((k) => m.define(signature, (f) => f.return_(f.args[0].add(k)))),
+    );
     m.define(
       signature,
       (f) => f.return_(f.callIndirect(m.type(signature), 'i32', f.args[0], f.args[0])),
@@ -72,4 +75,31 @@ test('a table calls the function at the index', () => {
     );
   });
   expect([0, 1, 2].map((i) => pick(i as never))).toEqual([1, 3, 5]);
+});
+
+test('a module uses the table and the constants of another', () => {
+  const signature = { params: ['i32'], results: ['i32'] } as const;
+  const plus = new ModuleBuilder({ initial: 1, maximum: 1 });
+  const one = plus.importGlobal('one');
+  const ten = plus.importGlobal('ten');
+  plus.exportTable(
+    'table',
+    [one, ten].map((k) => plus.define(signature, (f) => f.return_(f.args[0].add(k)))),
+  );
+  const { table } = new WebAssembly.Instance(new WebAssembly.Module(plus.encode()), {
+    env: { memory, one: 1, ten: 10 },
+  }).exports;
+  const user = new ModuleBuilder({ initial: 1, maximum: 1 });
+  user.importTable('functions');
+  user.define(
+    signature,
+    (f) => f.return_(f.callIndirect(user.type(signature), 'i32', f.args[0], f.args[0])),
+    'pick',
+  );
+
+  const { pick } = new WebAssembly.Instance(new WebAssembly.Module(user.encode()), {
+    env: { memory, functions: table },
+  }).exports as { pick(index: number): number };
+
+  expect([pick(0), pick(1)]).toEqual([1, 11]);
 });
