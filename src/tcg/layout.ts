@@ -132,6 +132,9 @@ export const S = {
   /** i32 each, order of SEGMENT_BASE: first valid offset for writes; all ones where none may be written. */
   SEGMENT_FIRST_WRITE: 864,
 
+  /** 16 bytes: source of a floating-point instruction that is carried out in TypeScript. */
+  SSE_SOURCE: 992,
+
   /** Sixteen 128-bit registers. */
   XMM: 1024,
   /** Eight 80-bit registers in 16-byte slots, by physical number (not relative to TOP). */
