@@ -1,4 +1,5 @@
 /** The whole instruction table. */
+import { aes } from './aes.ts';
 import { arithmetic } from './arithmetic.ts';
 import { bits } from './bits.ts';
 import { control } from './control.ts';
@@ -6,6 +7,7 @@ import type { Instruction } from './instruction.ts';
 import { mmx } from './mmx.ts';
 import { moves } from './moves.ts';
 import { packed } from './packed.ts';
+import { sha } from './sha.ts';
 import { strings } from './strings.ts';
 import { system } from './system.ts';
 import { vectorFloat } from './vector-float.ts';
@@ -25,4 +27,6 @@ export const INSTRUCTIONS: readonly Instruction[] = [
   vectorInteger,
   packed,
   mmx,
+  aes,
+  sha,
 ].flatMap((table) => table.instructions);

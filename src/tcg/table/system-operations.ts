@@ -92,22 +92,9 @@ const NAMES = [
   'PCMPESTRI',
   'PCMPISTRM',
   'PCMPISTRI',
-  'AESENC',
-  'AESENCLAST',
-  'AESDEC',
-  'AESDECLAST',
-  'AESIMC',
-  'AESKEYGENASSIST',
-  'PCLMULQDQ',
-  'SHA1RNDS4',
-  'SHA1NEXTE',
-  'SHA1MSG1',
-  'SHA1MSG2',
-  'SHA256RNDS2',
-  'SHA256MSG1',
-  'SHA256MSG2',
   'PUSHA',
   'POPA',
+  'SSE_FLOAT',
 ] as const;
 
 export type SystemOperation = (typeof NAMES)[number];
