@@ -2,12 +2,15 @@
 import type { RamRegion } from '../memory/guest-memory.ts';
 import { CpuState } from './cpu-state.ts';
 import { Blocks } from './decode/blocks.ts';
+import { CodeWatch } from './decode/code-watch.ts';
 import { Decoder } from './decode/decoder.ts';
+import { SERIALIZES } from './decode/serializing.ts';
 import { ExitLog } from './exits.ts';
 import { type InterpreterExports, instantiate, loadInterpreter } from './interpreter.ts';
-import { areaBase, R, S, STATUS } from './layout.ts';
+import { ATTENTION_ENGINE, areaBase, codeBit, R, S, STATUS } from './layout.ts';
 import { Mmu } from './mmu/mmu.ts';
 import { PhysicalMap } from './physical.ts';
+import { Rendezvous } from './rendezvous.ts';
 import { SystemOperations } from './system/operations.ts';
 
 /** What a {@link Cpu} is made with. */
@@ -17,6 +20,8 @@ export interface CpuConfig {
   readonly regions: readonly RamRegion[];
   /** Index of the vCPU. */
   readonly index: number;
+  /** How many vCPUs share the memory, by default 1. */
+  readonly vcpus?: number;
   /** Which CPUID features it has, by the names of src/vcpu/cpuid. */
   readonly hasFeature: (feature: string) => boolean;
 }
@@ -42,22 +47,28 @@ export class Cpu {
   readonly map: PhysicalMap;
   readonly system: SystemOperations;
   readonly exports: InterpreterExports;
+  readonly rendezvous: Rendezvous;
   readonly #decoder: Decoder;
   #replay = false;
 
   constructor(config: CpuConfig) {
-    const { memory } = config;
-    const base = areaBase(config.index);
+    const { memory, regions, index, vcpus = 1 } = config;
+    const base = areaBase(index);
     this.state = new CpuState(memory, base);
     this.state.setI32(S.FAULT_VECTOR, -1);
     this.state.setU64(S.SHADOW_RIP, (1n << 64n) - 1n);
     this.state.setI32(S.MXCSR, 0x1f80);
     this.state.setI32(S.FCW, 0x37f);
-    this.map = new PhysicalMap(config.regions);
-    this.mmu = new Mmu(this.state, this.map, this.log);
+    this.map = new PhysicalMap(regions);
+    this.rendezvous = new Rendezvous(this.state.words, index, vcpus);
+    this.mmu = new Mmu(this.state, this.map, this.log, {
+      codeBit: codeBit(index),
+      watch: new CodeWatch(memory, regions, vcpus, index),
+      rendezvous: this.rendezvous,
+    });
     const interpreter = loadInterpreter();
     this.#decoder = new Decoder(interpreter.instructions, config.hasFeature);
-    this.blocks = new Blocks(this.state, this.mmu, this.map, this.#decoder, interpreter);
+    this.blocks = new Blocks(this.state, this.mmu, this.map, this.#decoder, interpreter, { index, vcpus });
     this.system = new SystemOperations(this);
     const { mmu, blocks, system } = this;
     this.exports = instantiate(interpreter, {
@@ -65,7 +76,11 @@ export class Cpu {
       base,
       slow: (low: number, high: number, what: number, pc: number) => mmu.slow(low, high, what, pc),
       afterStore: (pc: number, host: number, size: number) => mmu.afterStore(pc, host, size),
-      system: (code: number, pc: number) => system.execute(code, pc),
+      system: (code: number, pc: number) => {
+        const status = system.execute(code, pc);
+        if (SERIALIZES[code & 0xff]) blocks.synchronize(pc);
+        return status;
+      },
       lookup: () => blocks.lookup(),
       resolve: (pc: number, taken: number) => blocks.resolve(pc, taken),
       segmentFault: (segment: number, pc: number) => mmu.segmentFault(segment, pc),
@@ -91,6 +106,19 @@ export class Cpu {
    * Runs at most about `budget` instructions from S.RIP. Exceptions are delivered to the guest.
    */
   run(budget: number): Outcome {
+    const { state, blocks, rendezvous } = this;
+    // Before what it announces is looked at: what comes later is announced again.
+    Atomics.and(state.words, (state.base + S.ATTENTION) >> 2, ~ATTENTION_ENGINE);
+    rendezvous.enter();
+    try {
+      blocks.synchronize();
+      return this.#run(budget);
+    } finally {
+      rendezvous.leave();
+    }
+  }
+
+  #run(budget: number): Outcome {
     const { state } = this;
     if (this.log.pending !== undefined) {
       this.log.complete();
@@ -98,7 +126,7 @@ export class Cpu {
     }
     this.log.rewind();
     this.system.beforeStep();
-    if (this.#replay) state.setI32(S.ATTENTION, 1);
+    if (this.#replay) Atomics.or(state.words, (state.base + S.ATTENTION) >> 2, 1);
     this.blocks.single = this.#replay || this.system.singleStep;
     const status = this.exports.run(this.blocks.single ? 0 : budget);
     this.#count(this.blocks.single ? 0 : budget);

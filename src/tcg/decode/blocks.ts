@@ -8,11 +8,11 @@ import type { DecodeTable } from '../interp/decode-table.ts';
 import {
   ARENA,
   ARENA_SIZE,
+  codeBit,
   JUMP_CACHE,
   JUMP_ENTRIES,
   JUMP_ENTRY,
   PAGE,
-  PAGE_CODE,
   R,
   RECORD,
   S,
@@ -22,36 +22,36 @@ import type { Mmu } from '../mmu/mmu.ts';
 import { WALK } from '../mmu/walk.ts';
 import type { PhysicalMap } from '../physical.ts';
 import { AVAILABILITIES, availability } from './availability.ts';
+import { type Block, CodePages } from './code-pages.ts';
+import { CROSSING, CROSSING_SIZE, CrossingBlocks } from './crossing-blocks.ts';
 import { type CodeWidth, type Decoder, MAX_LENGTH } from './decoder.ts';
+import { InvalidationQueue } from './invalidation-queue.ts';
 import { RecordWriter } from './record.ts';
 
 /** Most instructions in a block; R.INDEX is a byte. */
 const MAX_INSTRUCTIONS = 64;
-const CHUNK = 64;
+/** Bytes of the arena for blocks that are kept; behind them are those that cross pages. */
+const KEPT_SIZE = ARENA_SIZE - CROSSING_SIZE;
+/** A link that is to be resolved, and a key that no jump cache entry must have. */
+const UNRESOLVED = 1;
+const NO_KEY = -1;
 /** Entries of the cache of code pages' translations; a power of two. */
 const CODE_TLB = 256;
 const EFER_LMA = 1 << 10;
 const VECTOR_PF = 14;
 const VECTOR_GP = 13;
 
-interface Block {
-  /** First record. */
-  readonly record: number;
-  readonly count: number;
-  readonly host: number;
-  readonly mode: number;
-}
-
-/** Blocks with code in one page of the memory. */
-interface CodePage {
-  readonly blocks: Block[];
-  /** Which 64-byte chunks hold decoded bytes. */
-  low: number;
-  high: number;
+/** What has a say in which code may be executed. Each raises the fault itself when it refuses with one. */
+export interface FetchGuard {
+  /** Before code at S.RIP is looked up; its linear address in halves. */
+  allows(low: number, high: number): boolean;
+  /** Before a block of one instruction is entered. */
+  fits(length: number): boolean;
 }
 
 /** The block cache. */
 export class Blocks {
+  guard: FetchGuard = { allows: () => true, fits: () => true };
   readonly #state: CpuState;
   readonly #mmu: Mmu;
   readonly #map: PhysicalMap;
@@ -59,8 +59,9 @@ export class Blocks {
   readonly #writer: RecordWriter;
   /** By mode, then by the address of the first byte: both keys are small integers, which a Map finds fastest. */
   readonly #byMode = Array.from({ length: 8 * AVAILABILITIES }, () => new Map<number, Block>());
-  readonly #pages = new Map<number, CodePage>();
-  readonly #crossing = new Uint8Array(2 * MAX_LENGTH + 2);
+  readonly #pages: CodePages;
+  readonly #crossing: CrossingBlocks;
+  readonly #queue: InvalidationQueue;
   /** Translations of code pages: linear page in halves, privilege and validity, offset in the memory. */
   readonly #codeTlb = new Float64Array(CODE_TLB * 4);
   #codeEpoch = 1;
@@ -71,13 +72,24 @@ export class Blocks {
   /** Blocks decoded, dropped, and times everything was dropped. */
   readonly statistics = { decoded: 0, invalidated: 0, flushes: 0 };
 
-  constructor(state: CpuState, mmu: Mmu, map: PhysicalMap, decoder: Decoder, table: DecodeTable) {
+  constructor(
+    state: CpuState,
+    mmu: Mmu,
+    map: PhysicalMap,
+    decoder: Decoder,
+    table: DecodeTable,
+    peers: { index: number; vcpus: number } = { index: 0, vcpus: 1 },
+  ) {
     this.#state = state;
     this.#mmu = mmu;
     this.#map = map;
     this.#decoder = decoder;
     this.#writer = new RecordWriter(state, table);
     this.#arena = state.base + ARENA;
+    const { index, vcpus } = peers;
+    this.#pages = new CodePages(state.bytes, state.words, index, codeBit(index), vcpus > 1);
+    this.#queue = new InvalidationQueue(state.words, state.base);
+    this.#crossing = new CrossingBlocks(state, decoder, this.#writer);
     const start = state.base + JUMP_CACHE;
     state.bytes.fill(0xff, start, start + JUMP_ENTRIES * JUMP_ENTRY);
     mmu.onCodeWrite = (host, length) => this.invalidate(host, length);
@@ -127,19 +139,25 @@ export class Blocks {
   /** The import `lookup`: the record of the block at S.RIP, 0 after a fault. */
   lookup(): number {
     const state = this.#state;
-    const record = this.#find();
-    if (record === 0) return 0;
-    if (record < 0) return -record;
+    const block = this.#find();
+    if (block === undefined) return 0;
+    if (this.#single && !this.guard.fits(state.view.getUint8(block.record + R.LENGTH))) return 0;
+    if (block.mode === CROSSING) return block.record;
+    const { words } = state;
     const low = state.i32(S.RIP);
     const high = state.i32(S.RIP + 4);
     // The same hash as in run(): rip ^ rip >> 14, low bits.
     const index = (low ^ ((low >>> 14) | (high << 18))) & (JUMP_ENTRIES - 1);
     const entry = (state.base + JUMP_CACHE + index * JUMP_ENTRY) >> 2;
-    state.words[entry] = low;
-    state.words[entry + 1] = high;
-    state.words[entry + 2] = state.i32(S.CODE_KEY);
-    state.words[entry + 3] = record;
-    return record;
+    words[entry] = low;
+    words[entry + 1] = high;
+    words[entry + 2] = state.i32(S.CODE_KEY);
+    words[entry + 3] = block.record;
+    if (block.entry !== entry) {
+      if (block.entry >= 0) block.hasOtherEntries = true;
+      block.entry = entry;
+    }
+    return block.record;
   }
 
   /** The import `resolve`: links a branch to its target in the same page. */
@@ -152,14 +170,19 @@ export class Blocks {
         ? view.getBigInt64(pc + R.IMMEDIATE, true)
         : BigInt(view.getUint16(pc + R.OFFSET, true) + view.getUint8(pc + R.LENGTH));
     this.#state.rip = origin + distance;
-    const record = this.#find();
+    const block = this.#find();
     // A fault is found again, and raised, by the jump that follows.
-    if (record <= 0) this.#state.setI32(S.FAULT_VECTOR, -1);
-    else if (flushes === this.statistics.flushes) words[(pc + (taken === 1 ? R.A : R.B)) >> 2] = record;
+    if (block === undefined) this.#state.setI32(S.FAULT_VECTOR, -1);
+    else if (block.mode !== CROSSING && flushes === this.statistics.flushes) {
+      const link = (pc + (taken === 1 ? R.A : R.B)) >> 2;
+      words[link] = block.record;
+      if (block.links === undefined) block.links = [link];
+      else block.links.push(link);
+    }
   }
 
-  /** Negative: a record that must not be cached. */
-  #find(): number {
+  /** The block at S.RIP; undefined after a fault. */
+  #find(): Block | undefined {
     const state = this.#state;
     const { width } = this;
     let low = state.i32(S.RIP);
@@ -168,12 +191,11 @@ export class Blocks {
       low = (low + state.i32(S.SEGMENT_BASE + SEG.CS * 8)) | 0;
       high = 0;
     }
+    if (!this.guard.allows(low, high)) return undefined;
     const host = this.#translate(low, high);
-    if (host < 0) return 0;
+    if (host < 0) return undefined;
     const mode = this.#mode;
-    const known = this.#byMode[mode].get(host);
-    if (known !== undefined) return known.record;
-    return this.#decode(host, mode, width, low, high);
+    return this.#byMode[mode].get(host) ?? this.#decode(host, mode, width, low, high);
   }
 
   /** Address of the code at a linear address, or -1 with the fault raised. */
@@ -219,43 +241,56 @@ export class Blocks {
     return -1;
   }
 
-  #decode(host: number, mode: number, width: CodeWidth, low: number, high: number): number {
-    if (this.#arena + (MAX_INSTRUCTIONS + 8) * RECORD > this.#state.base + ARENA + ARENA_SIZE)
-      this.flushAll();
+  #decode(host: number, mode: number, width: CodeWidth, low: number, high: number): Block | undefined {
+    if (this.#arena + (MAX_INSTRUCTIONS + 8) * RECORD > this.#state.base + ARENA + KEPT_SIZE) this.flushAll();
     const { bytes } = this.#state;
-    const pageEnd = (host & -PAGE) + PAGE;
+    const pageEnd = host - (host & (PAGE - 1)) + PAGE;
     const limit = this.#single ? 1 : MAX_INSTRUCTIONS;
     const first = this.#arena;
     const writer = this.#writer;
-    this.#watch(host, pageEnd);
+    const page = this.#pages.open(host >>> 12);
     let at = host;
     let count = 0;
     let ended = false;
+    let end = host;
     while (count < limit && at < pageEnd && !ended) {
       const length = this.#decoder.decode(bytes, at, pageEnd, width);
       if (length === -1) {
-        // The instruction goes on in the next page: it gets a block of its own, made anew each time.
+        // The instruction goes on in the next page: it gets a block of its own.
         if (count > 0) break;
-        return this.#decodeCrossing(host, width, low, high);
+        if (page.blocks.length === 0) this.#pages.close(page);
+        return this.#findCrossing(host, mode, width, low, high);
       }
       if (length <= 0) {
         writer.invalid(first + count * RECORD, at - host, count, length);
+        end = Math.min(pageEnd, at + MAX_LENGTH);
         ended = true;
-      } else
+      } else {
         ended = writer.write(first + count * RECORD, this.#decoder, at - host, count, length, width, host);
+        at += length;
+        end = at;
+      }
       count++;
-      if (length > 0) at += length;
     }
     if (ended && count > 1) writer.fuse(first + (count - 2) * RECORD);
     // Also behind an instruction that ends the block: a system operation may go on with the next record.
     writer.goto(first + count * RECORD, at - host, count, this.#sameRest(at, host));
     const records = count + 1;
     this.#arena = first + records * RECORD;
-    const block = { record: first, count: records, host, mode };
+    const block: Block = {
+      record: first,
+      count: records,
+      host,
+      length: end - host,
+      mode,
+      entry: -1,
+      hasOtherEntries: false,
+      links: undefined,
+    };
     this.#byMode[mode].set(host, block);
-    this.#register(block, host, Math.max(at, host + 1));
+    this.#pages.add(page, block);
     this.statistics.decoded++;
-    return first;
+    return block;
   }
 
   /** Whether the code after a block is in the same page. */
@@ -263,71 +298,51 @@ export class Blocks {
     return at >>> 12 === host >>> 12;
   }
 
-  #decodeCrossing(host: number, width: CodeWidth, low: number, high: number): number {
-    const { bytes, base } = this.#state;
+  #findCrossing(host: number, mode: number, width: CodeWidth, low: number, high: number): Block | undefined {
     const here = PAGE - (host & (PAGE - 1));
-    const buffer = this.#crossing;
-    buffer.fill(0);
-    buffer.set(bytes.subarray(host, host + here));
     const nextLow = (low + here) | 0;
     const nextHigh = width === 64 && nextLow === 0 ? (high + 1) | 0 : high;
     const next = this.#translate(nextLow, nextHigh);
-    if (next < 0) return 0;
-    this.#watch(next, next + 1);
-    buffer.set(bytes.subarray(next, next + MAX_LENGTH), here);
-    const length = this.#decoder.decode(buffer, 0, here + MAX_LENGTH, width);
-    // Such blocks are not kept; their records live at the arena's very end, where no kept block reaches.
-    const record = base + ARENA + ARENA_SIZE - 4 * RECORD;
-    if (length <= 0) this.#writer.invalid(record, 0, 0, length);
-    else {
-      this.#writer.write(record, this.#decoder, 0, 0, length, width, -1);
-      this.#writer.goto(record + RECORD, length, 1, false);
-    }
-    return -record;
+    if (next < 0) return undefined;
+    return this.#crossing.find(host, here, next, mode, width);
   }
 
-  /** Marks the page before its bytes are read, so that a store by another vCPU cannot go unseen. */
-  #watch(host: number, _end: number): void {
-    const { bytes } = this.#state;
-    const page = host >>> 12;
-    if ((bytes[page] & PAGE_CODE) === 0) Atomics.or(bytes, page, PAGE_CODE);
+  /**
+   * Takes what others have stored to decoded bytes. From here on nothing is executed that was stored to before: to be
+   * called behind serializing instructions and before run().
+   * @param pc the record that is being carried out, if run() goes on behind it
+   */
+  synchronize(pc = 0): void {
+    if (!this.#queue.isEmpty && !this.#queue.drain((host, length) => this.invalidate(host, length))) {
+      if (pc !== 0) this.#writer.staleRest(pc);
+      this.flushAll();
+    }
+    if (this.#pages.isSettling) this.#pages.settle((page) => this.invalidate(page * PAGE, PAGE));
   }
 
-  #register(block: Block, start: number, end: number): void {
-    const number = start >>> 12;
-    let page = this.#pages.get(number);
-    if (page === undefined) {
-      page = { blocks: [], low: 0, high: 0 };
-      this.#pages.set(number, page);
-    }
-    page.blocks.push(block);
-    for (let chunk = (start & (PAGE - 1)) >> 6; chunk <= ((end - 1) & (PAGE - 1)) >> 6; chunk++) {
-      if (chunk < 32) page.low |= 1 << chunk;
-      else page.high |= 1 << (chunk - 32);
-    }
-  }
-
-  /** Drops blocks whose bytes may have been written. */
+  /** Drops blocks whose bytes were written; the bytes lie in one page. */
   invalidate(host: number, length: number): void {
-    const number = host >>> 12;
-    const page = this.#pages.get(number);
-    if (page === undefined) return;
-    const first = (host & (PAGE - 1)) >> 6;
-    const last = Math.min(CHUNK - 1, ((host & (PAGE - 1)) + length - 1) >> 6);
-    let hit = false;
-    for (let chunk = first; chunk <= last; chunk++) {
-      const bits = chunk < 32 ? page.low >>> chunk : page.high >>> (chunk - 32);
-      if (bits & 1) hit = true;
+    const dropped = this.#pages.take(host, length);
+    if (dropped.length === 0) return;
+    let isKeyVoid = false;
+    for (const block of dropped) {
+      this.#byMode[block.mode].delete(block.host);
+      if (this.#unlink(block)) isKeyVoid = true;
     }
-    if (!hit) return;
-    for (const { record, count, host: start, mode } of page.blocks) {
-      this.#byMode[mode].delete(start);
-      // The block may be running: its remaining records lead back to a lookup.
-      for (let i = 0; i < count; i++) this.#writer.stale(record + i * RECORD);
+    this.statistics.invalidated += dropped.length;
+    if (isKeyVoid) this.newKey();
+  }
+
+  /** Makes nothing lead to a block, and the block lead nowhere. @returns whether the jump cache may have more of it */
+  #unlink({ record, count, entry, hasOtherEntries, links }: Block): boolean {
+    const { words } = this.#state;
+    // It may be running: its remaining records lead back to a lookup.
+    for (let i = 0; i < count; i++) this.#writer.stale(record + i * RECORD);
+    if (entry >= 0 && words[entry + 3] === record) words[entry + 2] = NO_KEY;
+    if (links !== undefined) {
+      for (const link of links) if (words[link] === record) words[link] = UNRESOLVED;
     }
-    this.statistics.invalidated += page.blocks.length;
-    this.#pages.delete(number);
-    this.newKey();
+    return hasOtherEntries;
   }
 
   /** Drops everything. */

@@ -38,6 +38,14 @@ export class RecordWriter {
     this.#view.setUint16(record, SPECIAL.STALE, true);
   }
 
+  /** Likewise the records of its block behind the one that is being carried out. */
+  staleRest(record: number): void {
+    for (let at = record + RECORD, isLast = false; !isLast; at += RECORD) {
+      isLast = this.#view.getUint16(at, true) === SPECIAL.GOTO;
+      this.stale(at);
+    }
+  }
+
   /** Joins a record with the branch behind it, when there is a handler for both. */
   fuse(record: number): void {
     const first = this.#view.getUint16(record, true);

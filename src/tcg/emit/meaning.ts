@@ -27,12 +27,8 @@ export type AddressKind = 'base' | 'flat' | 'any';
 const LOAD_BY_SIZE = { 1: 'i64.load8_u', 2: 'i64.load16_u', 4: 'i64.load32_u', 8: 'i64.load' } as const;
 const LOAD_SIGNED = { 1: 'i64.load8_s', 2: 'i64.load16_s', 4: 'i64.load32_s', 8: 'i64.load' } as const;
 const STORE_BY_SIZE = { 1: 'i64.store8', 2: 'i64.store16', 4: 'i64.store32', 8: 'i64.store' } as const;
-const ATOMIC_LOAD = {
-  1: 'i64.atomic.load8_u',
-  2: 'i64.atomic.load16_u',
-  4: 'i64.atomic.load32_u',
-  8: 'i64.atomic.load',
-} as const;
+/** Bytes of the word that a LOCK is atomic within. */
+const WORD = 8;
 type Size = 1 | 2 | 4 | 8;
 
 /** Shape of the handler that is emitted. */
@@ -55,7 +51,7 @@ export class Meaning {
   readonly size: number;
   #address: Local | undefined;
   #host: Local | undefined;
-  #retry: { label: Label; old: Local; aligned: Local } | undefined;
+  #retry: { label: Label; word: Local; shift: Local; isWhole: Local } | undefined;
 
   constructor(site: Site, form: Form) {
     this.site = site;
@@ -151,17 +147,46 @@ export class Meaning {
     const { place, bytes } = this.form.slots[i];
     const { f } = this;
     if (place !== 'memory') return f.let(load(LOAD_BY_SIZE[bytes as Size], this.pointer(i)));
+    if (this.form.lock) return this.#beginLocked(i);
     const host = this.#translateOnce(i, ACCESS.modify);
-    if (!this.form.lock) return f.let(load(LOAD_BY_SIZE[bytes as Size], host));
+    return f.let(load(LOAD_BY_SIZE[bytes as Size], host));
+  }
+
+  /**
+   * LOCK (SDM vol. 3A 8.1.2). Within an 8-byte word, aligned or not, it is a compare-and-exchange of that word. What
+   * crosses words is done while all other vCPUs stand still (rendezvous.ts).
+   *
+   * Processors' ordering of loads and stores (8.2.2) needs nothing here: V8 makes plain accesses plain MOVs and leaves
+   * their order, and the compare-and-exchange is a LOCK of the host's. That holds on x86-64 hosts only.
+   */
+  #beginLocked(i: number): Local {
+    const { bytes } = this.form.slots[i];
+    const { f, site } = this;
+    const host = this.#translateOnce(i, ACCESS.locked);
+    const isWhole = f.let(host.and(WORD - 1).le_u(WORD - bytes));
+    f.if_(isWhole.eqz(), () => {
+      const what = bytes | (ACCESS.split << 8);
+      f.set(host, f.call(site.helpers.translateSlow, this.address(bytes, ACCESS.locked), what, site.pc));
+      f.if_(host.eqz(), () => site.leave());
+    });
+    const shift = f.let(
+      host
+        .and(WORD - 1)
+        .shl(3)
+        .wide(),
+    );
+    const word = f.local('i64');
     const old = f.local('i64');
-    const aligned = f.let(host.and(bytes - 1).eqz());
     const label = f.beginLoop();
     f.if_(
-      aligned,
-      () => f.set(old, load(ATOMIC_LOAD[bytes as Size], host)),
+      isWhole,
+      () => {
+        f.set(word, load('i64.atomic.load', host.and(-WORD)));
+        f.set(old, word.shr_u(shift).low(bytes));
+      },
       () => f.set(old, load(LOAD_BY_SIZE[bytes as Size], host)),
     );
-    this.#retry = { label, old, aligned };
+    this.#retry = { label, word, shift, isWhole };
     return old;
   }
 
@@ -180,14 +205,19 @@ export class Meaning {
       return;
     }
     this.#retry = undefined;
+    const { label, word, shift, isWhole } = retry;
     const wanted = f.let(value.low(bytes));
     f.if_(
-      retry.aligned,
-      () => f.brIf(retry.label, f.cmpxchg(bytes as Size, host, retry.old, wanted).ne(retry.old)),
+      isWhole,
+      () => {
+        const others = bytes === WORD ? i64(0) : word.and(i64(-1).low(bytes).shl(shift).not());
+        const replaced = f.let(others.or(wanted.shl(shift)));
+        f.brIf(label, f.cmpxchg(WORD, host.and(-WORD), word, replaced).ne(word));
+      },
       () => f.store(STORE_BY_SIZE[bytes as Size], host, wanted),
     );
     f.end();
-    this.#afterStore(host, bytes);
+    this.#announce(load('i32.load8_u', host.shr_u(12)).or(isWhole.eqz()), host, i32(bytes));
   }
 
   /** Effective address of the memory operand, without segment (LEA). */
@@ -288,8 +318,12 @@ export class Meaning {
 
   /** To be called after any store to a translated address. */
   afterStore(host: Local, bytes: Expr): void {
+    this.#announce(load('i32.load8_u', host.shr_u(12)), host, bytes);
+  }
+
+  #announce(condition: Expr, host: Local, bytes: Expr): void {
     const { f, site } = this;
-    f.if_(load('i32.load8_u', host.shr_u(12)), () => {
+    f.if_(condition, () => {
       f.if_(f.call(site.helpers.afterStore, site.pc, host, bytes), () => site.leave());
     });
   }

@@ -9,6 +9,7 @@
  * MMIO ends run(). The instruction is executed again when the access is done, and finds its result in the log.
  */
 import type { CpuState } from '../cpu-state.ts';
+import type { CodeWatch } from '../decode/code-watch.ts';
 import { ACCESS } from '../emit/access.ts';
 import type { ExitLog } from '../exits.ts';
 import {
@@ -22,22 +23,26 @@ import {
   SENTINEL_HIGH,
   TLB,
   TLB_ADDEND,
+  TLB_MODE_ALIGNED,
   TLB_MODES,
   TLB_SIZE,
   TLB_WRITE,
 } from '../layout.ts';
 import type { PhysicalMap } from '../physical.ts';
+import type { Rendezvous } from '../rendezvous.ts';
 import { PageWalk, WALK } from './walk.ts';
 
 /** Entries that are remembered one by one, to forget them without filling all of the TLB. */
 const TRACKED = 512;
 const SLOT_SIZE = 64;
 const SLOTS = PAGE / SLOT_SIZE;
+const CR0_AM = 1 << 18;
 const CR4_SMAP = 1 << 21;
 const FLAG_AC = 0x4_0000;
 const VECTOR_SS = 12;
 const VECTOR_GP = 13;
 const VECTOR_PF = 14;
+const VECTOR_AC = 17;
 
 /** A piece of a staged access within one page. */
 interface Piece {
@@ -48,15 +53,42 @@ interface Piece {
   length: number;
 }
 
-/** What the MMU tells when a store hits a page with code. */
+/** What an access of so many bytes has to be aligned to (SDM vol. 3A table 6-7). */
+export function alignmentOf(size: number): number {
+  if (size === 10 || size === 16) return 8;
+  return size & -size;
+}
+
+/** What the MMU tells when a store hits a page that this vCPU has decoded. */
 export type CodeWriteListener = (host: number, length: number) => void;
+
+/** The vCPU among the others. */
+export interface MmuPeers {
+  /** Page map bit of this vCPU. */
+  readonly codeBit: number;
+  /** Tells the others about stores to what they have decoded. */
+  readonly watch: CodeWatch;
+  readonly rendezvous: Rendezvous;
+}
+
+/** Breakpoints on data (SDM vol. 3B 17.2): pages that have one never enter the soft TLB. */
+export interface DataBreakpoints {
+  isDataPage(low: number, high: number): boolean;
+  /** Looks at an access. @returns false when the instruction must be abandoned, to be executed alone */
+  access(low: number, high: number, size: number, access: number): boolean;
+}
 
 /** Soft TLB and slow paths of one vCPU. */
 export class Mmu {
+  /** undefined while there are none. */
+  breakpoints: DataBreakpoints | undefined;
+  /** Whether an access of an instruction is one to the stack. */
+  isStackAccess: (pc: number, low: number, high: number) => boolean = () => false;
   readonly walker: PageWalk;
   readonly #state: CpuState;
   readonly #map: PhysicalMap;
   readonly #log: ExitLog;
+  readonly #peers: MmuPeers;
   readonly #slots: Piece[][] = Array.from({ length: SLOTS }, () => []);
   #nextSlot = 0;
   #hasLarge = false;
@@ -67,20 +99,29 @@ export class Mmu {
   /** Called when linear addresses may translate differently. */
   onFlush: () => void = () => {};
 
-  constructor(state: CpuState, map: PhysicalMap, log: ExitLog) {
+  constructor(state: CpuState, map: PhysicalMap, log: ExitLog, peers: MmuPeers) {
     this.#state = state;
     this.#map = map;
     this.#log = log;
+    this.#peers = peers;
     this.walker = new PageWalk(state, map);
     state.bytes[(state.base + SCRATCH) >>> 12] = PAGE_SCRATCH;
     this.flush();
     this.selectTlb();
   }
 
-  /** Points the generated code at the TLB of the current privilege. To be called when CPL, AC or CR4.SMAP change. */
+  /** Points the generated code at the TLB of the current privilege. To be called when CPL, AC, CR0.AM or CR4.SMAP change. */
   selectTlb(): void {
     const state = this.#state;
-    const mode = state.cpl === 3 ? 2 : (state.cr4 & CR4_SMAP) !== 0 && (state.eflags & FLAG_AC) !== 0 ? 1 : 0;
+    const ac = (state.eflags & FLAG_AC) !== 0;
+    const mode =
+      state.cpl === 3
+        ? ac && (state.cr0 & CR0_AM) !== 0
+          ? TLB_MODE_ALIGNED
+          : 2
+        : ac && (state.cr4 & CR4_SMAP) !== 0
+          ? 1
+          : 0;
     state.setI32(S.TLB, state.base + TLB + mode * TLB_SIZE);
   }
 
@@ -115,16 +156,39 @@ export class Mmu {
   slow(low: number, high: number, what: number, pc: number): number {
     if (high >>> 0 === SENTINEL_HIGH) return 0;
     const size = what & 0xff;
-    const access = what >> 8;
+    const kind = what >> 8;
+    const locked = kind >= ACCESS.locked;
+    const access = locked ? ACCESS.modify : kind;
     this.#state.setI32(S.PC, pc);
-    if ((low & (PAGE - 1)) + size > PAGE) return this.#stage(low, high, size, access);
+    const { breakpoints } = this;
+    if (breakpoints !== undefined) {
+      if (!breakpoints.access(low, high, size, access)) return 0;
+      // In the scratch page, string instructions go on element by element.
+      if (breakpoints.isDataPage(low, high)) return this.#stage(low, high, size, access, locked);
+    }
+    if ((low & (PAGE - 1)) + size > PAGE) return this.#stage(low, high, size, access, locked);
+    if (kind === ACCESS.split) this.#peers.rendezvous.alone();
     const user = this.#state.cpl === 3;
     const result = this.walker.walk(low, high, access, user);
     if (result !== WALK.ok) return this.#fault(result, low, high);
     const host = this.#map.host(this.walker.physical);
-    if (host < 0) return this.#stage(low, high, size, access);
-    this.#fill(low, high, host);
+    if (host < 0) return this.#stage(low, high, size, access, false);
+    if (!this.checksAlignment) this.#fill(low, high, host);
+    else if (this.#isMisaligned(low, size)) return 0;
     return host;
+  }
+
+  /** Whether accesses of the current privilege must be aligned (SDM vol. 3A 6.15, interrupt 17). */
+  get checksAlignment(): boolean {
+    return this.#state.i32(S.TLB) === this.#state.base + TLB + TLB_MODE_ALIGNED * TLB_SIZE;
+  }
+
+  /** Raises #AC where a size asks for more alignment; those that are no power of two, for that of their parts. */
+  #isMisaligned(low: number, size: number): boolean {
+    if ((low & (alignmentOf(size) - 1)) === 0) return false;
+    this.#state.setI32(S.FAULT_VECTOR, VECTOR_AC);
+    this.#state.setI32(S.FAULT_ERROR, 0);
+    return true;
   }
 
   #fill(low: number, high: number, host: number): void {
@@ -148,8 +212,8 @@ export class Mmu {
   #fault(result: number, low: number, high: number): 0 {
     const state = this.#state;
     if (result === WALK.notCanonical) {
-      // A stack access gives #SS; only explicit stack operations are told apart here.
-      state.setI32(S.FAULT_VECTOR, VECTOR_GP);
+      const isStack = this.isStackAccess(state.i32(S.PC), low, high);
+      state.setI32(S.FAULT_VECTOR, isStack ? VECTOR_SS : VECTOR_GP);
       state.setI32(S.FAULT_ERROR, 0);
       return 0;
     }
@@ -167,7 +231,7 @@ export class Mmu {
     this.#state.setI32(S.FAULT_ERROR, 0);
   }
 
-  #stage(low: number, high: number, size: number, access: number): number {
+  #stage(low: number, high: number, size: number, access: number, locked: boolean): number {
     const slot = this.#nextSlot;
     this.#nextSlot = (slot + 1) % SLOTS;
     const pieces = this.#slots[slot];
@@ -184,6 +248,9 @@ export class Mmu {
       pieces.push({ host: this.#map.host(gpa), gpa, offset: done, length });
       done += length;
     }
+    if (this.checksAlignment && this.#isMisaligned(low, size)) return 0;
+    // Until the pieces are written back, by afterStore.
+    if (locked) this.#peers.rendezvous.alone();
     const address = this.#state.base + SCRATCH + slot * SLOT_SIZE;
     if (access === ACCESS.write) return address;
     const { bytes } = this.#state;
@@ -200,11 +267,17 @@ export class Mmu {
 
   /** The import `afterStore`: 0 when the store is complete. */
   afterStore(pc: number, host: number, size: number): number {
+    const incomplete = this.#completeStore(pc, host >>> 0, size);
+    this.#peers.rendezvous.together();
+    return incomplete ? 1 : 0;
+  }
+
+  #completeStore(pc: number, host: number, size: number): boolean {
     const state = this.#state;
     const slot = host - state.base - SCRATCH;
     if (slot < 0 || slot >= PAGE) {
       this.touched(host, size);
-      return 0;
+      return false;
     }
     state.setI32(S.PC, pc);
     const { bytes } = state;
@@ -212,18 +285,25 @@ export class Mmu {
       if (target >= 0) {
         bytes.copyWithin(target, host + offset, host + offset + length);
         this.touched(target, length);
-      } else if (!this.#log.write(gpa, bytes.subarray(host + offset, host + offset + length))) return 1;
+      } else if (!this.#log.write(gpa, bytes.subarray(host + offset, host + offset + length))) return true;
     }
-    return 0;
+    return false;
   }
 
   /** Bytes of RAM were changed: code made of them is void, and their page is dirty. */
   touched(host: number, length: number): void {
     const { bytes } = this.#state;
-    for (let page = host >>> 12; page <= (host + length - 1) >>> 12; page++) {
+    const { codeBit, watch } = this.#peers;
+    const end = host + length;
+    for (let at = host; at < end; at = at - (at & (PAGE - 1)) + PAGE) {
+      const page = at >>> 12;
       const bits = bytes[page];
+      if (bits === 0) continue;
       if (bits & PAGE_CLEAN) Atomics.and(bytes, page, ~PAGE_CLEAN);
-      if (bits & PAGE_CODE) this.onCodeWrite(Math.max(host, page << 12), length);
+      if ((bits & PAGE_CODE) === 0) continue;
+      const piece = Math.min(end - at, PAGE - (at & (PAGE - 1)));
+      if (bits & codeBit) this.onCodeWrite(at, piece);
+      if (watch.hasOthers) watch.tell(bits, at, piece);
     }
   }
 }

@@ -1,0 +1,157 @@
+/**
+ * Which pages of the memory a vCPU has decoded blocks from, and which blocks: to find those that a store hits. The vCPU's
+ * bit in the page map is set while it has blocks of a page.
+ */
+import { OWN_CODE_BITS, PAGE } from '../layout.ts';
+
+const CHUNK_SHIFT = 6;
+/**
+ * How long a page that was just marked is looked at again, ms. A processor may keep a store to itself while it reads
+ * ahead, so another vCPU can have read the page map before the mark and have its bytes appear after they were decoded.
+ * That takes less than a microsecond; this is a hundred times what it could be stretched to.
+ */
+const SETTLING = 0.1;
+/** Copies of pages kept for the next page that settles. */
+const SPARE_COPIES = 16;
+
+/** A decoded block. */
+export interface Block {
+  /** First record. */
+  readonly record: number;
+  readonly count: number;
+  /** First byte, and how many it was made of. */
+  readonly host: number;
+  readonly length: number;
+  readonly mode: number;
+  /** Word index of its entry in the jump cache, or -1; the last one if it had several. */
+  entry: number;
+  hasOtherEntries: boolean;
+  /** Word indices of the records' fields that link to it. */
+  links: number[] | undefined;
+}
+
+/** A page with blocks. */
+export interface CodePage {
+  readonly number: number;
+  blocks: Block[];
+  /** Which 64-byte chunks hold decoded bytes. */
+  low: number;
+  high: number;
+}
+
+interface Settling {
+  readonly page: number;
+  readonly copy: Int32Array;
+  readonly until: number;
+}
+
+/** The pages one vCPU has decoded. */
+export class CodePages {
+  readonly #bytes: Uint8Array;
+  readonly #words: Int32Array;
+  readonly #bit: number;
+  readonly #isOwnBit: boolean;
+  readonly #hasOthers: boolean;
+  readonly #pages = new Map<number, CodePage>();
+  #settling: Settling[] = [];
+  readonly #spare: Int32Array[] = [];
+
+  /**
+   * @param bit of this vCPU in the page map
+   * @param hasOthers whether other vCPUs may store to the memory
+   */
+  constructor(bytes: Uint8Array, words: Int32Array, index: number, bit: number, hasOthers: boolean) {
+    this.#bytes = bytes;
+    this.#words = words;
+    this.#bit = bit;
+    this.#isOwnBit = index < OWN_CODE_BITS;
+    this.#hasOthers = hasOthers;
+  }
+
+  /** The page's entry. From here on stores by others are told; its bytes must not be read before. */
+  open(number: number): CodePage {
+    const known = this.#pages.get(number);
+    if (known !== undefined) return known;
+    const page: CodePage = { number, blocks: [], low: 0, high: 0 };
+    this.#pages.set(number, page);
+    Atomics.or(this.#bytes, number, this.#bit);
+    if (this.#hasOthers) {
+      const copy = this.#spare.pop() ?? new Int32Array(PAGE / 4);
+      copy.set(this.#page(number));
+      this.#settling.push({ page: number, copy, until: performance.now() + SETTLING });
+    }
+    return page;
+  }
+
+  /** Forgets a page without blocks. */
+  close(page: CodePage): void {
+    this.#pages.delete(page.number);
+    // A shared bit may be another's too; stores to the page then stay slow.
+    if (this.#isOwnBit) Atomics.and(this.#bytes, page.number, ~this.#bit);
+  }
+
+  add(page: CodePage, block: Block): void {
+    page.blocks.push(block);
+    markChunks(page, block);
+  }
+
+  /** Takes out the blocks made of bytes that were stored to; the bytes lie in one page. */
+  take(host: number, length: number): readonly Block[] {
+    const page = this.#pages.get(host >>> 12);
+    if (page === undefined) return [];
+    const first = (host & (PAGE - 1)) >> CHUNK_SHIFT;
+    const last = Math.min(PAGE - 1, (host & (PAGE - 1)) + length - 1) >> CHUNK_SHIFT;
+    let isHit = false;
+    for (let chunk = first; chunk <= last; chunk++) {
+      if ((chunk < 32 ? page.low >>> chunk : page.high >>> (chunk - 32)) & 1) isHit = true;
+    }
+    if (!isHit) return [];
+    const end = host + length;
+    const overlaps = (block: Block) => block.host < end && block.host + block.length > host;
+    const hit = page.blocks.filter(overlaps);
+    if (hit.length === 0) return hit;
+    page.blocks = page.blocks.filter((block) => !overlaps(block));
+    if (page.blocks.length === 0) this.close(page);
+    page.low = page.high = 0;
+    for (const block of page.blocks) markChunks(page, block);
+    return hit;
+  }
+
+  /** Forgets all pages. */
+  clear(): void {
+    for (const page of this.#pages.values()) this.close(page);
+    this.#settling.length = 0;
+  }
+
+  /** Whether {@link settle} has something to look at. */
+  get isSettling(): boolean {
+    return this.#settling.length > 0;
+  }
+
+  /** Calls back with pages whose bytes have changed unnoticed since shortly after they were marked. */
+  settle(changed: (page: number) => void): void {
+    const now = performance.now();
+    const settling = this.#settling;
+    this.#settling = settling.filter(({ until }) => until > now);
+    for (const { page, copy, until } of settling) {
+      const words = this.#page(page);
+      let i = 0;
+      while (i < copy.length && copy[i] === words[i]) i++;
+      if (i < copy.length && this.#pages.has(page)) changed(page);
+      if (until <= now && this.#spare.length < SPARE_COPIES) this.#spare.push(copy);
+    }
+  }
+
+  #page(number: number): Int32Array {
+    return this.#words.subarray(number * (PAGE / 4), (number + 1) * (PAGE / 4));
+  }
+}
+
+function markChunks(page: CodePage, { host, length }: Block): void {
+  const first = (host & (PAGE - 1)) >> CHUNK_SHIFT;
+  const last = ((host + length - 1) & (PAGE - 1)) >> CHUNK_SHIFT;
+  for (let chunk = first; chunk <= last; chunk++) {
+    if (chunk < 32) page.low |= 1 << chunk;
+    else page.high |= 1 << (chunk - 32);
+  }
+}
