@@ -37,6 +37,8 @@ export const ENGINE = {
   EXCLUSIVE: 0x40,
   /** Index of the vCPU that replaces 16 bytes plus one, 0 for none (rendezvous.ts). */
   PAIR: 0x80,
+  /** Nobody changes it: to sleep on. */
+  NEVER: 0xc0,
 } as const;
 
 /** Offsets in a vCPU's area. Those below 256 are also operands of a predecoded record, as one byte. */

@@ -105,6 +105,7 @@ export class Mmu {
     this.#log = log;
     this.#peers = peers;
     this.walker = new PageWalk(state, map);
+    this.walker.onChange = (host) => this.touched(host, 4);
     state.bytes[(state.base + SCRATCH) >>> 12] = PAGE_SCRATCH;
     this.flush();
     this.selectTlb();

@@ -41,6 +41,8 @@ export class PageWalk {
   error = 0;
   /** Whether a write by the same mode would need no further walk. */
   writable = false;
+  /** Called with the address of an entry in which bits were set. */
+  onChange: (host: number) => void = () => {};
   /** The page is larger than 4 KiB. */
   large = false;
   /** The entry that was read last. */
@@ -123,7 +125,9 @@ export class PageWalk {
    */
   #mark(at: number, entry: number, bits: number): boolean {
     if ((entry & bits) === bits) return true;
-    return Atomics.compareExchange(this.#state.words, at, entry, entry | bits) === entry;
+    if (Atomics.compareExchange(this.#state.words, at, entry, entry | bits) !== entry) return false;
+    this.onChange(at * 4);
+    return true;
   }
 
   #levels(
