@@ -47,6 +47,8 @@ export class Cpu {
   readonly map: PhysicalMap;
   readonly system: SystemOperations;
   readonly exports: InterpreterExports;
+  /** Told of bytes at RIP that are no instruction of this CPU, once for each opcode. UD2 is none of them. */
+  onUnimplemented: ((bytes: Uint8Array, rip: bigint) => void) | undefined;
   readonly rendezvous: Rendezvous;
   readonly #decoder: Decoder;
   #replay = false;

@@ -1,5 +1,4 @@
 /** System registers, caches, time, identification. */
-import { randomFillSync } from 'node:crypto';
 import { DECODE } from '../decode/decoder.ts';
 import { ACCESS } from '../emit/access.ts';
 import { FLAG } from '../emit/rflags.ts';
@@ -17,11 +16,14 @@ import {
 } from './operands.ts';
 import { Leave, type Operation } from './operations.ts';
 import { isCanonical } from './registers.ts';
+import { reportUnimplemented } from './unimplemented.ts';
 
 const RAX = 0;
 const RCX = 1;
 const RDX = 2;
 const CR0_TS = 8n;
+const KVM_EPERM = 1;
+const KVM_ENOSYS = 1000;
 const CR4 = { TSD: 4, DE: 8, PCE: 0x100, UMIP: 0x800, FSGSBASE: 1 << 16, OSXSAVE: 1 << 18 } as const;
 
 /** Writes EDX:EAX. */
@@ -63,10 +65,17 @@ function loadTable(o: Operation, baseField: number, limitField: number): void {
 }
 
 function random(o: Operation): void {
-  const bytes = new Uint8Array(8);
-  randomFillSync(bytes);
-  writeRegister(o, 0, new DataView(bytes.buffer).getBigUint64(0));
+  const { peripherals } = o.system.registers;
+  const value = peripherals.random?.() ?? crypto.getRandomValues(new BigUint64Array(1))[0];
+  writeRegister(o, 0, value);
   o.cpu.exports.setFlags(BigInt(FLAG.CF));
+}
+
+/** STAC and CLAC are undefined, not forbidden, to user code (SDM vol. 2). */
+function setAc(o: Operation, eflags: number): void {
+  if (o.cpu.state.cpl > 0) throw new GuestFault(VECTOR.UD);
+  o.cpu.state.eflags = eflags;
+  o.cpu.mmu.selectTlb();
 }
 
 function segmentBase(o: Operation, segment: number, write: boolean): void {
@@ -99,6 +108,7 @@ export const CONTROL_OPERATIONS: Operations = {
     const reason = registerNumber(o, 0);
     if (reason === DECODE.tooLong) throw new GuestFault(VECTOR.GP);
     if (reason === DECODE.unavailable) throw new GuestFault(VECTOR.NM);
+    if (reason === DECODE.invalid) reportUnimplemented(o);
     throw new GuestFault(VECTOR.UD);
   },
   HLT(o) {
@@ -206,14 +216,10 @@ export const CONTROL_OPERATIONS: Operations = {
   WRGSBASE: (o) => segmentBase(o, 5, true),
   RDRAND: random,
   RDSEED: random,
-  STAC(o) {
-    privileged(o);
-    o.cpu.state.eflags |= FLAG.AC;
-    o.cpu.mmu.selectTlb();
-  },
-  CLAC(o) {
-    privileged(o);
-    o.cpu.state.eflags &= ~FLAG.AC;
-    o.cpu.mmu.selectTlb();
+  STAC: (o) => setAc(o, o.cpu.state.eflags | FLAG.AC),
+  CLAC: (o) => setAc(o, o.cpu.state.eflags & ~FLAG.AC),
+  VMCALL(o) {
+    // There are no hypercalls (Linux Documentation/virt/kvm/x86/hypercalls.rst).
+    o.cpu.state.setGpr(RAX, BigInt(o.cpu.state.cpl > 0 ? -KVM_EPERM : -KVM_ENOSYS));
   },
 };

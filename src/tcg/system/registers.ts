@@ -91,6 +91,8 @@ export interface Peripherals {
   writeMsr(index: number, value: bigint): boolean;
   /** The task priority, as CR8 has it. */
   cr8: bigint;
+  /** 64 random bits for RDRAND and RDSEED; without it they come from the host. */
+  random?(): bigint;
 }
 
 /** System registers of a vCPU. */

@@ -95,23 +95,29 @@ moves.add('popf', '9d d64', {}, (c) => c.system(SYSTEM.POPF));
 
 // Flags.
 const { AF, CF, OF, PF, SF, ZF } = FLAG;
-moves.add('lahf', '9f', {}, (c) => {
-  const image = c.let(
-    c.flags
-      .image()
-      .and(CF | PF | AF | ZF | SF)
-      .or(FLAG.FIXED),
-  );
-  c.f.store('i64.store8', c.site.base, image, S.GPR + 1);
-});
-moves.add('sahf', '9e', {}, (c) => {
-  const ah = c
-    .gpr(0)
-    .shr_u(8)
-    .and(CF | PF | AF | ZF | SF);
-  const image = c.let(ah.or(c.flags.image().and(OF)));
-  c.flags.load(image);
-});
+/** In 64-bit mode a feature of its own. */
+for (const [suffix, validIn, feature] of [
+  ['', 'i64', undefined],
+  ['64', 'o64', 'lahf_lm'],
+] as const) {
+  moves.add(`lahf${suffix}`, `9f ${validIn}`, { feature }, (c) => {
+    const image = c.let(
+      c.flags
+        .image()
+        .and(CF | PF | AF | ZF | SF)
+        .or(FLAG.FIXED),
+    );
+    c.f.store('i64.store8', c.site.base, image, S.GPR + 1);
+  });
+  moves.add(`sahf${suffix}`, `9e ${validIn}`, { feature }, (c) => {
+    const ah = c
+      .gpr(0)
+      .shr_u(8)
+      .and(CF | PF | AF | ZF | SF);
+    const image = c.let(ah.or(c.flags.image().and(OF)));
+    c.flags.load(image);
+  });
+}
 moves.add('clc', 'f8', {}, (c) => c.flags.setCarry(i64(0)));
 moves.add('stc', 'f9', {}, (c) => c.flags.setCarry(i64(1)));
 moves.add('cmc', 'f5', {}, (c) => c.flags.setCarry(c.let(c.flags.cf.xor(1))));
@@ -144,8 +150,15 @@ moves.add('fwait', '9b', {}, (c) => c.system(SYSTEM.FWAIT));
 moves.add('lfence', 'np.0f.ae/5r', {}, () => {});
 moves.add('mfence', 'np.0f.ae/6r', {}, (c) => c.f.fence());
 moves.add('sfence', 'np.0f.ae/7r', {}, () => {});
-moves.add('clflush', ['np.0f.ae/7m Mb', '66.0f.ae/7m Mb', '66.0f.ae/6m Mb'], {}, (c) => c.f.drop(c.read(0)));
-moves.add('movnti', 'np.0f.c3m My,Gy', {}, (c) => c.write(0, c.read(1)));
+// Caches are not there, but the address must be readable.
+for (const [name, encoding] of [
+  ['clflush', 'np.0f.ae/7m'],
+  ['clflushopt', '66.0f.ae/7m'],
+  ['clwb', '66.0f.ae/6m'],
+] as const) {
+  moves.add(name, `${encoding} Mb`, { feature: name }, (c) => c.f.drop(c.read(0)));
+}
+moves.add('movnti', 'np.0f.c3m My,Gy', { feature: 'sse2' }, (c) => c.write(0, c.read(1)));
 
 moves.add('xlat', 'd7', {}, (c) => {
   // The address is that of [RBX + AL]: the decoder makes RBX the base; AL is added here.
