@@ -1,5 +1,7 @@
 /** The demo: everything from nothing to a shell in a guest. */
 import { buildInitramfs } from '../boot/initramfs/build.ts';
+import { resolveConfig } from '../machine/config.ts';
+import { chooseEngine } from '../machine/engine-choice.ts';
 import { softwareKvmProfile } from '../machine/slow-kvm.ts';
 import type { DemoArguments } from './commands/demo.ts';
 import { fetchBusyboxWithProgress, fetchKernelWithProgress } from './fetch.ts';
@@ -9,11 +11,12 @@ import { runVm } from './run-vm.ts';
 
 /** `panic=-1`: a panic ends the machine instead of waiting; `quiet` would hide the boot that is to be seen. */
 const CMDLINE = 'console=ttyS0 panic=-1';
+/** The kernel's tests of its own cryptography are two thirds of a boot. */
+const TCG_CMDLINE = 'cryptomgr.notests';
 
 /** Runs it. @returns the exit status */
 export async function runDemo(args: DemoArguments): Promise<number> {
   const { cacheDir } = args;
-  const profile = softwareKvmProfile();
   const kernel = await fetchKernelWithProgress({ cacheDir });
   const busybox = await fetchBusyboxWithProgress({ cacheDir });
   const initrd = await buildInitramfs({ busybox, command: args.command });
@@ -21,19 +24,24 @@ export async function runDemo(args: DemoArguments): Promise<number> {
     kernel: kernel.vmlinuz,
     memory: args.memory,
     cpus: args.cpus,
+    accel: args.accel,
     timeout: args.timeout,
   });
-  const cmdline = profile.slow ? `${CMDLINE} ${profile.cmdline}` : CMDLINE;
+  const { engine } = chooseEngine(resolveConfig(plan.config));
+  const profile = engine === 'kvm' ? softwareKvmProfile() : undefined;
+  const slow = profile?.slow ?? false;
+  const cmdline = slow
+    ? `${CMDLINE} ${profile?.cmdline}`
+    : `${CMDLINE} ${engine === 'tcg' ? TCG_CMDLINE : ''}`;
   plan.config = {
     ...plan.config,
     name: 'demo',
-    cpu: profile.cpu,
-    timeScale: profile.timeScale,
+    ...(slow && { cpu: profile?.cpu, timeScale: profile?.timeScale }),
     boot: { kernel: kernel.vmlinuz, initrd, cmdline },
   };
   process.stderr.write(`tsvisor: booting Linux ${kernel.version}; Ctrl-C ends it until the shell is up\n`);
-  if (profile.slow) process.stderr.write(`tsvisor: this will take minutes: ${profile.why}\n`);
-  const boot = new BootWatch(profile.slow);
+  if (slow) process.stderr.write(`tsvisor: this will take minutes: ${profile?.why}\n`);
+  const boot = new BootWatch(slow);
   return runVm(plan, {
     onStart: () => boot.start(),
     onOutput: (bytes) => boot.onOutput(bytes),

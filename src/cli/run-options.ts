@@ -51,6 +51,11 @@ export const RUN_OPTIONS = {
   prefault: flag(MACHINE, 'have all RAM provided before the start'),
   pin: text(MACHINE, 'host CPU of each vCPU, such as 0,1'),
   'time-scale': text(MACHINE, 'guest time runs this many times slower, 1 to 1000', { default: '1' }),
+  clock: text(MACHINE, 'virtual: guest time advances with executed instructions and runs repeat exactly', {
+    choices: ['host', 'virtual'],
+    default: 'host',
+  }),
+  seed: text(MACHINE, "seed of the guest's random number instructions (tcg)"),
   name: text(MACHINE, 'name of the machine in logs', { default: 'vm' }),
   serial: text(CONSOLE, 'serial console: stdio, file:PATH, pty, socket:PATH or none', { default: 'stdio' }),
   timeout: text(CONSOLE, 'end the run after so many seconds, with status 124'),
@@ -61,7 +66,7 @@ export const RUN_OPTIONS = {
   'dump-registers': flag(REPORT, 'registers on stderr when a run ends badly (--no-dump-registers: none)', {
     default: true,
   }),
-  trace: text(REPORT, 'trace exits, io, mmio, assist (separated by commas)'),
+  trace: text(REPORT, 'trace exits, io, mmio, assist; under tcg insn, block, exc, irq (separated by commas)'),
   'trace-file': text(REPORT, 'where the trace goes (default stderr)'),
 } as const satisfies Record<string, Options>;
 
@@ -86,6 +91,8 @@ export interface RunArguments {
   prefault?: boolean;
   pin?: string;
   timeScale?: string;
+  clock?: string;
+  seed?: string;
   name?: string;
   serial?: string;
   timeout?: string;
@@ -111,7 +118,7 @@ export interface RunPlan {
 export function planRun(args: RunArguments): RunPlan {
   if (args.traceFile !== undefined && args.trace === undefined) {
     throw new TsvError('TSV_E_USAGE', '--trace-file says where a trace goes, but nothing is traced.', {
-      hint: 'Add --trace exits,io,mmio,assist or some of these.',
+      hint: 'Add --trace exits,io,mmio,assist,insn,block,exc,irq or some of these.',
     });
   }
   const cpus = parseNumber('--cpus', args.cpus ?? '1');
@@ -128,6 +135,8 @@ export function planRun(args: RunArguments): RunPlan {
       irqchip: args.irqchip as VmConfig['irqchip'],
       boot: planBoot(args),
       timeScale: parseNumber('--time-scale', args.timeScale ?? '1'),
+      clock: args.clock as VmConfig['clock'],
+      seed: args.seed === undefined ? undefined : parseNumber('--seed', args.seed),
       affinity: args.pin === undefined ? undefined : parsePin(args.pin, cpus),
       stopOnPanic: args.stopOnPanic,
       trace: args.trace === undefined ? undefined : parseTrace(args.trace),

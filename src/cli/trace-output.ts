@@ -2,12 +2,12 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { closeSync } from 'node:fs';
 import { TsvError } from '../errors.ts';
-import type { TraceTopic } from '../vcpu/protocol.ts';
+import { TCG_TOPICS, type TraceTopic } from '../vcpu/protocol.ts';
 import { FdWriter } from './fd-writer.ts';
 import { openOutput } from './serial-target.ts';
 
 const CHANNEL = 'tsvisor:trace';
-const TOPICS: readonly TraceTopic[] = ['exits', 'io', 'mmio', 'assist'];
+const TOPICS: readonly TraceTopic[] = ['exits', 'io', 'mmio', 'assist', ...TCG_TOPICS];
 
 /**
  * Reads a `--trace` value: topics separated by commas.

@@ -52,6 +52,8 @@ export class BusClient {
   #lastMmio: Range | undefined;
   /** Accesses that no device claimed. */
   unclaimed = 0;
+  /** Waits for every access, also where the device would let the vCPU go on: for runs that shall repeat exactly. */
+  synchronous = false;
   trace: BusTrace | undefined;
 
   constructor(table: BusTable, channel: Channel, bell: Doorbell) {
@@ -159,11 +161,14 @@ export class BusClient {
     if (mode === undefined || offset + size > mode.offset + mode.size) {
       this.#channel.call(this.#bell, range.id, offset, size, true, value);
     } else if (mode.write === WRITE_POSTED) {
-      this.#channel.post(this.#bell, range.id, offset, size, value);
+      if (this.synchronous) this.#channel.call(this.#bell, range.id, offset, size, true, value);
+      else this.#channel.post(this.#bell, range.id, offset, size, value);
     } else if (mode.write === WRITE_W1C) {
       const bits = value << ((offset - mode.offset) * 8);
       const old = Atomics.and(this.#table.latches, mode.w1cLatch, ~bits);
-      if ((old & ~bits) === 0) this.#channel.post(this.#bell, range.id, offset, size, value);
+      if ((old & ~bits) !== 0) return;
+      if (this.synchronous) this.#channel.call(this.#bell, range.id, offset, size, true, value);
+      else this.#channel.post(this.#bell, range.id, offset, size, value);
     } else {
       this.#channel.call(this.#bell, range.id, offset, size, true, value);
     }

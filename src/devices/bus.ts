@@ -58,6 +58,7 @@ export class Bus {
   readonly #wakeups: Wakeups | undefined;
   readonly #events: BusEvents;
   readonly #deviceTimeout: number;
+  readonly #settle: boolean;
   readonly #regions: Region[] = [];
   readonly #byId = new Map<number, Region>();
   readonly #channels: Channel[] = [];
@@ -81,8 +82,14 @@ export class Bus {
   /**
    * @param options.deviceTimeout milliseconds a device may take for one access; 0 for no limit; default 30 000
    * @param options.wakeups how this thread and the vCPUs wake each other; Atomics when absent
+   * @param options.settle let the event loop turn before an access is answered, so that what a device does right after
+   * it comes before the vCPU's next instruction: for runs that shall repeat exactly
    */
-  constructor(events: BusEvents, options: { deviceTimeout?: number; wakeups?: Wakeups } = {}) {
+  constructor(
+    events: BusEvents,
+    options: { deviceTimeout?: number; wakeups?: Wakeups; settle?: boolean } = {},
+  ) {
+    this.#settle = options.settle ?? false;
     this.#wakeups = options.wakeups;
     this.bell = new Doorbell(undefined, options.wakeups);
     this.#events = events;
@@ -293,7 +300,8 @@ export class Bus {
     this.#called++;
     const region = this.#byId.get(request.region);
     const value = region === undefined ? truncate(undefined, request.size) : this.#perform(region, request);
-    if (typeof value === 'number') channel.answer(value);
+    if (this.#settle) this.#hold(channel, settled(value), true);
+    else if (typeof value === 'number') channel.answer(value);
     else this.#hold(channel, value, true);
   }
 
@@ -430,6 +438,12 @@ export class Bus {
 function truncate(value: number | undefined, size: AccessSize): number {
   const bits = value ?? 0xffffffff;
   return size === 4 ? bits >>> 0 : bits & (2 ** (size * 8) - 1);
+}
+
+async function settled(value: number | Promise<number>): Promise<number> {
+  const result = await value;
+  await new Promise((resolve) => setImmediate(resolve));
+  return result;
 }
 
 function latchOffset(mode: RegisterMode): number | undefined {

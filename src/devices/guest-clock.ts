@@ -34,9 +34,17 @@ export interface GuestClockOptions {
    * absent the guest sees the host's date, from the start of the machine on in guest time if that is scaled.
    */
   wallBase?: number;
+  /**
+   * Guest time is moved on by the vCPU ({@link SharedTime.advance}), which calls {@link GuestClock.tick} when a timer is
+   * due. The wall clock then starts at `wallBase`, or at {@link VIRTUAL_WALL_BASE}.
+   */
+  virtual?: boolean;
   /** Default: the process's own clocks. */
   host?: HostTime;
 }
+
+/** Date of guest time 0 of a virtual clock: the same in every run. */
+export const VIRTUAL_WALL_BASE = Date.UTC(2026, 0, 1);
 
 const NS_PER_MS = 1e6;
 /** setTimeout's longest delay, ms. */
@@ -78,7 +86,8 @@ export class GuestClock implements Clock {
         hint: 'Give milliseconds since 1970-01-01 UTC.',
       });
     }
-    this.#setWallBase(options.wallBase);
+    this.time.isVirtual = options.virtual ?? false;
+    this.#setWallBase(options.wallBase ?? (options.virtual ? VIRTUAL_WALL_BASE : undefined));
     this.#host = options.host ?? processTime;
   }
 
@@ -114,7 +123,13 @@ export class GuestClock implements Clock {
     this.#unschedule();
   }
 
+  /** Virtual clock: calls the timers that are due. */
+  tick(): void {
+    if (this.#running) this.#fire();
+  }
+
   now(): number {
+    if (this.time.isVirtual) return this.time.now();
     if (!this.#running) return this.#anchorGuest;
     const elapsed = ((this.#host.monotonic() - this.#anchorHost) * NS_PER_MS) / this.timeScale;
     const now = Math.floor(this.#anchorGuest + elapsed);
@@ -193,6 +208,16 @@ export class GuestClock implements Clock {
     }
     if (this.#scheduled?.deadline === next.deadline) return;
     this.#unschedule();
+    if (this.time.isVirtual) {
+      this.time.deadline = next.deadline;
+      this.#scheduled = {
+        deadline: next.deadline,
+        cancel: () => {
+          this.time.deadline = Number.POSITIVE_INFINITY;
+        },
+      };
+      return;
+    }
     const wait = ((next.deadline - this.now()) * this.timeScale) / NS_PER_MS;
     const delay = wait > 0 ? Math.min(Math.ceil(wait), MAX_DELAY) : 0;
     this.#scheduled = { deadline: next.deadline, cancel: this.#host.schedule(delay, () => this.#fire()) };
@@ -205,6 +230,7 @@ export class GuestClock implements Clock {
 
   /** Runs what is due now. Timers set meanwhile wait for the next turn, so that devices cannot starve the loop. */
   #fire(): void {
+    if (this.time.isVirtual) this.#unschedule();
     this.#scheduled = undefined;
     const now = this.now();
     const firstLater = this.#timers.findIndex((timer) => timer.deadline > now);

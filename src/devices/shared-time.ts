@@ -2,7 +2,8 @@
  * Guest time in shared memory: the machine's clock says how guest time follows the host's, and every thread can then read
  * guest time without asking. Written only while no vCPU runs, so readers need no lock.
  *
- * A machine with a virtual clock has no such relation: guest time is what its only vCPU last said.
+ * A virtual clock has no such relation: its machine's only vCPU moves guest time on by what it executes, and stops for the
+ * devices' timers.
  */
 
 /** Fields, 64-bit floats. */
@@ -10,7 +11,9 @@ const GUEST = 0;
 const HOST = 1;
 const SCALE = 2;
 const WALL = 3;
-const FIELDS = 4;
+const VIRTUAL = 4;
+const DEADLINE = 5;
+const FIELDS = 6;
 /** SCALE of a clock that stands, or that its vCPU moves on. */
 const STANDS = 0;
 
@@ -28,6 +31,28 @@ export class SharedTime {
   constructor(shared = new SharedArrayBuffer(FIELDS * 8)) {
     this.shared = shared;
     this.#fields = new Float64Array(shared);
+  }
+
+  /** Whether guest time is moved on by {@link advance} alone. */
+  get isVirtual(): boolean {
+    return this.#fields[VIRTUAL] !== 0;
+  }
+  set isVirtual(virtual: boolean) {
+    this.#fields[VIRTUAL] = virtual ? 1 : 0;
+    this.deadline = Number.POSITIVE_INFINITY;
+  }
+
+  /** Virtual clock: guest time at which a device's timer is due; Infinity for none. */
+  get deadline(): number {
+    return this.#fields[DEADLINE];
+  }
+  set deadline(deadline: number) {
+    this.#fields[DEADLINE] = deadline;
+  }
+
+  /** Virtual clock: guest time is now `guest`; it never goes back. */
+  advance(guest: number): void {
+    if (guest > this.#fields[GUEST]) this.#fields[GUEST] = guest;
   }
 
   /** Wall-clock time at guest time 0, ms since 1970-01-01 UTC. */
@@ -65,7 +90,7 @@ export class SharedTime {
     const fields = this.#fields;
     fields[GUEST] = guest;
     fields[HOST] = host;
-    fields[SCALE] = scale;
+    fields[SCALE] = this.isVirtual ? STANDS : scale;
   }
 
   /** Guest time is `guest` and stands still. */

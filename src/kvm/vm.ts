@@ -303,6 +303,8 @@ export class KvmVm implements EngineVm {
     return new Uint8Array(run, 0, runSize);
   }
 
+  instructions(): undefined {}
+
   kick(tid: number, run: Uint8Array): void {
     // In this order: a vCPU about to enter sees immediate_exit, one inside is interrupted by the signal.
     run[IMMEDIATE_EXIT] = 1;

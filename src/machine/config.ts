@@ -81,6 +81,14 @@ export interface VmConfig {
   boot: BootConfig;
   /** Guest time runs this many times slower than the host's, 1 to 1000. Default 1. */
   timeScale?: number;
+  /**
+   * `virtual`: guest time advances with executed instructions, a nanosecond each, and not while nothing is executed. A
+   * run without input from outside then repeats exactly, instruction for instruction. Needs the tcg engine and one vCPU.
+   * Default `host`.
+   */
+  clock?: 'host' | 'virtual';
+  /** Seed of the guest's random number instructions under tcg, 0 to 2^53-1. Default: the host's entropy; 0 with a virtual clock. */
+  seed?: number;
   /** Milliseconds one access may keep a device busy. Default 30 000; 0 for no limit. */
   deviceTimeout?: number;
   /** Host CPUs for each vCPU's thread: entry i for vCPU i. */
@@ -103,6 +111,7 @@ export interface ResolvedConfig extends Omit<VmConfig, 'memory'> {
   irqchip: IrqchipMode;
   board: 'pc' | 'none';
   timeScale: number;
+  clock: 'host' | 'virtual';
   deviceTimeout: number;
   affinity: readonly (readonly number[])[];
   stopOnPanic: boolean;
@@ -125,6 +134,8 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
     irqchip: config.irqchip ?? (board === 'none' ? 'none' : 'kernel'),
     board,
     timeScale: config.timeScale ?? 1,
+    clock: config.clock ?? 'host',
+    seed: config.seed ?? (config.clock === 'virtual' ? 0 : undefined),
     deviceTimeout: config.deviceTimeout ?? 30_000,
     affinity: config.affinity ?? [],
     stopOnPanic: config.stopOnPanic ?? true,
@@ -136,6 +147,7 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
       hint: '1 is real time, 20 lets guest time run 20 times slower.',
     });
   }
+  checkClock(resolved);
   if (resolved.board === 'pc' && resolved.irqchip !== 'kernel') {
     throw new TsvError(
       'TSV_E_CONFIG',
@@ -146,6 +158,32 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
     );
   }
   return resolved;
+}
+
+function checkClock({ clock, cpus, accel, timeScale, seed }: ResolvedConfig): void {
+  if (seed !== undefined && !(Number.isSafeInteger(seed) && seed >= 0)) {
+    throw new TsvError('TSV_E_CONFIG', `${seed} cannot be a seed.`, {
+      hint: 'Give a whole number from 0 to 2^53-1.',
+    });
+  }
+  if (seed !== undefined && accel === 'kvm') {
+    throw new TsvError('TSV_E_CONFIG', 'The kvm engine takes random numbers from the processor.', {
+      hint: 'Leave the seed out, or use accel: "tcg".',
+    });
+  }
+  if (clock === 'host') return;
+  const wrong =
+    accel === 'kvm'
+      ? 'the kvm engine'
+      : cpus > 1
+        ? `${cpus} vCPUs`
+        : timeScale !== 1
+          ? 'a time scale'
+          : undefined;
+  if (wrong === undefined) return;
+  throw new TsvError('TSV_E_CONFIG', `A virtual clock does not go with ${wrong}.`, {
+    hint: 'Use one vCPU, the tcg engine and no time scale.',
+  });
 }
 
 function checkCpus({ cpus, affinity }: ResolvedConfig): void {

@@ -8,6 +8,7 @@ import { allocateRam } from '../memory/allocate.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { MAX_TCG_CPUS, TcgVm } from '../tcg/vm.ts';
 import type { EngineName, EngineVm } from '../vcpu/engine.ts';
+import { TCG_TOPICS } from '../vcpu/protocol.ts';
 import type { ResolvedConfig } from './config.ts';
 import { apicIds } from './cpu.ts';
 
@@ -29,8 +30,19 @@ const TCG_MEMORY_LIMIT = 3.5 * 2 ** 30;
  * @throws the errors of KvmSystem.open when KVM was asked for and cannot be used
  */
 export function chooseEngine(config: ResolvedConfig): EngineChoice {
-  if (config.accel === 'kvm') return { engine: 'kvm', why: 'it was asked for', create: createKvm };
+  if (config.accel === 'kvm') {
+    checkTrace(config);
+    return { engine: 'kvm', why: 'it was asked for', create: createKvm };
+  }
   if (config.accel === 'tcg') return { engine: 'tcg', why: 'it was asked for', create: createTcg };
+  const topic = config.trace.find((wanted) => TCG_TOPICS.includes(wanted));
+  if (topic !== undefined) return { engine: 'tcg', why: `only it can trace ${topic}`, create: createTcg };
+  if (config.clock === 'virtual') {
+    return { engine: 'tcg', why: 'only it has a virtual clock', create: createTcg };
+  }
+  if (config.seed !== undefined) {
+    return { engine: 'tcg', why: 'only its random numbers can be seeded', create: createTcg };
+  }
   let reason: string;
   try {
     const { software, kernelMips } = probeKvm();
@@ -46,6 +58,14 @@ export function chooseEngine(config: ResolvedConfig): EngineChoice {
   return { engine: 'tcg', why: reason, create: createTcg };
 }
 
+function checkTrace({ trace }: ResolvedConfig): void {
+  const topic = trace.find((wanted) => TCG_TOPICS.includes(wanted));
+  if (topic === undefined) return;
+  throw new TsvError('TSV_E_CONFIG', `The kvm engine cannot trace ${topic}.`, {
+    hint: 'Use accel: "tcg", which executes every instruction itself.',
+  });
+}
+
 function createTcg(config: ResolvedConfig, time: SharedTime): { engine: EngineVm; memory: GuestMemory } {
   const memory = allocateRam({
     size: config.memory,
@@ -55,9 +75,9 @@ function createTcg(config: ResolvedConfig, time: SharedTime): { engine: EngineVm
     reserve: TcgVm.reserve(Math.min(config.cpus, MAX_TCG_CPUS)),
     native: nativeProblem() === undefined ? nativeMemory(loadNative()) : undefined,
   });
-  const { irqchip, dirtyLog } = config;
+  const { irqchip, dirtyLog, seed } = config;
   const engine = TcgVm.create(
-    { memory, irqchip, pit: false, dirtyLog, apicIds: apicIds(config), time },
+    { memory, irqchip, pit: false, dirtyLog, apicIds: apicIds(config), time, seed },
     config.cpus,
   );
   return { engine, memory };

@@ -12,6 +12,8 @@ export interface VmStats {
   assisted: number;
   /** Port and MMIO accesses that no device claimed. */
   unclaimed: number;
+  /** Guest instructions executed, when the engine executes them itself. */
+  instructions?: number;
 }
 
 /** Adds up the counters of vCPUs, which may be running. */

@@ -12,6 +12,7 @@ import type { Logger } from 'pino';
 import { Bus } from '../devices/bus.ts';
 import type { Device, StopReason } from '../devices/device.ts';
 import { GuestClock } from '../devices/guest-clock.ts';
+import { TICK_CYCLE } from '../devices/irqchip/interrupt-router.ts';
 import { TsvError } from '../errors.ts';
 import { loadNative, nativeMemory, nativeProblem } from '../kvm/native.ts';
 import { releaseRam } from '../memory/allocate.ts';
@@ -84,7 +85,8 @@ export class Vm implements AsyncDisposable {
   #exitDone!: (exit: VmExit) => void;
 
   private constructor(config: ResolvedConfig, accel: EngineChoice) {
-    const clock = new GuestClock({ timeScale: config.timeScale });
+    const virtual = config.clock === 'virtual';
+    const clock = new GuestClock({ timeScale: config.timeScale, virtual });
     const { engine, memory } = accel.create(config, clock.time);
     this.config = config;
     this.name = config.name;
@@ -96,6 +98,7 @@ export class Vm implements AsyncDisposable {
       { onDeviceError: (error) => this.#end({ reason: 'error', by: 'device', error }) },
       {
         deviceTimeout: config.deviceTimeout,
+        settle: virtual,
         wakeups: nativeProblem() === undefined ? loadNative() : undefined,
       },
     );
@@ -113,6 +116,7 @@ export class Vm implements AsyncDisposable {
       onStop: (reason) => this.#onStop(reason),
     });
     for (const { device, mount } of engine.busDevices()) this.#bus.mount(device, mount);
+    if (virtual) this.#bus.mount(tickDevice(clock), { space: 'mmio', base: TICK_CYCLE, size: 4 });
     this.console = new VmConsole((bytes) => this.#board?.type(bytes));
     this.exited = new Promise((resolve) => {
       this.#exitDone = resolve;
@@ -182,6 +186,7 @@ export class Vm implements AsyncDisposable {
       doorbell: this.#bus.bell.shared,
       assistLock: this.#assistLock,
       irqchip: this.config.irqchip,
+      synchronous: this.config.clock === 'virtual',
       trace: this.config.trace,
       affinity: this.config.affinity[index] ?? [],
     };
@@ -306,7 +311,10 @@ export class Vm implements AsyncDisposable {
 
   /** Counters, readable at any time. */
   stats(): VmStats {
-    return collectStats(this.#vcpus.map(({ control }) => control));
+    const stats = collectStats(this.#vcpus.map(({ control }) => control));
+    const counts = this.#vcpus.map(({ index }) => this.#engine.instructions(index));
+    if (counts.some((count) => count === undefined)) return stats;
+    return { ...stats, instructions: counts.reduce((sum: number, count) => sum + (count ?? 0), 0) };
   }
 
   /** Ends the run, if it has not ended, and releases everything, the content of {@link memory} included. */
@@ -469,4 +477,9 @@ export class Vm implements AsyncDisposable {
     this.#state = state;
     stateChannel.publish({ vm: this, state });
   }
+}
+
+/** Where the vCPU of a machine with a virtual clock says that a device's timer is due. */
+function tickDevice(clock: GuestClock): Device {
+  return { name: 'virtual clock', write: () => clock.tick(), save: () => ({}), restore: () => {} };
 }

@@ -5,15 +5,16 @@
 import { readApicPage, writeApicPage } from '../devices/irqchip/apic-access.ts';
 import { ApicBus } from '../devices/irqchip/apic-bus.ts';
 import { apicMailboxes } from '../devices/irqchip/apic-mailbox.ts';
-import { INTERRUPT_CYCLE } from '../devices/irqchip/interrupt-router.ts';
+import { INTERRUPT_CYCLE, TICK_CYCLE } from '../devices/irqchip/interrupt-router.ts';
 import { LocalApic } from '../devices/irqchip/local-apic.ts';
 import { hostNanoseconds, SharedTime } from '../devices/shared-time.ts';
 import { TsvError } from '../errors.ts';
 import * as abi from '../kvm/abi/constants.ts';
 import { PAGE_SIZE } from '../memory/layout.ts';
-import type { EngineVcpu, GuestDebug, IrqchipMode, StateKey, VcpuPort } from '../vcpu/engine.ts';
+import type { EngineVcpu, GuestDebug, IrqchipMode, StateKey, VcpuContext, VcpuPort } from '../vcpu/engine.ts';
 import { resetState } from '../vcpu/entry.ts';
 import { snapshotMsrs } from '../vcpu/msrs.ts';
+import { TCG_TOPICS } from '../vcpu/protocol.ts';
 import {
   MP_STATE,
   type MpState,
@@ -22,6 +23,7 @@ import {
   type VcpuEvents,
   type VcpuState,
 } from '../vcpu/state.ts';
+import { CoreTrace } from './core-trace.ts';
 import { Cpu } from './cpu.ts';
 import { SIGNATURE, TCG_FEATURES } from './cpuid.ts';
 import type { DeviceAccess } from './exits.ts';
@@ -62,14 +64,16 @@ export class TcgVcpu implements EngineVcpu {
   #injected = -1;
   #nmiPending = false;
 
-  constructor({ index, detail }: VcpuPort) {
+  readonly #trace: CoreTrace | undefined;
+
+  constructor({ index, detail }: VcpuPort, { tracer }: VcpuContext) {
     const { memory, regions, cpus, apicIds, mailboxes, time, irqchip } = detail as TcgVcpuDetail;
     this.run = new Uint8Array(memory.buffer, areaBase(index) + RUN, RUN_SIZE);
     this.#area = new RunArea(this.run);
     this.#irqchip = irqchip;
     this.#time = new SharedTime(time);
     const features = new Set(TCG_FEATURES);
-    this.cpu = new Cpu({ memory, regions, index, hasFeature: (name) => features.has(name) });
+    this.cpu = new Cpu({ memory, regions, index, vcpus: cpus, hasFeature: (name) => features.has(name) });
     const words = new Int32Array(memory.buffer);
     const bus = new ApicBus(
       apicMailboxes(cpus, {
@@ -88,6 +92,7 @@ export class TcgVcpu implements EngineVcpu {
     });
     this.#peripherals = new VcpuPeripherals(this.cpu, this.apic, tsc, this.#time);
     this.cpu.system.registers.peripherals = this.#peripherals;
+    if (TCG_TOPICS.some((topic) => tracer.has(topic))) this.#trace = new CoreTrace(this.cpu, tracer);
   }
 
   enter(): number {
@@ -106,9 +111,8 @@ export class TcgVcpu implements EngineVcpu {
       switch (this.#runCore()) {
         case 'device':
           if (this.#accessApic(cpu.log.pending!)) break;
-          this.#area.access(REASONS, cpu.log.pending!);
           this.#waiting = 'access';
-          return 0;
+          return this.#access(cpu.log.pending!);
         case 'halt':
           if (this.#irqchip === 'none') return this.#exit(abi.KVM_EXIT_HLT);
           this.mpState = MP_STATE.HALTED;
@@ -126,17 +130,43 @@ export class TcgVcpu implements EngineVcpu {
   }
 
   #runCore(): ReturnType<Cpu['run']> {
+    const trace = this.#trace;
+    if (trace === undefined) return this.#time.isVirtual ? this.#runVirtual() : this.#runTimed();
+    const { system } = this.cpu;
+    const step = system.debugStep;
+    system.debugStep = step || trace.instructions;
+    trace.before();
+    const outcome = this.#time.isVirtual ? this.#runVirtual() : this.#runTimed();
+    trace.after();
+    system.debugStep = step;
+    return outcome;
+  }
+
+  /** Runs until the local APIC's timer is due, or as long as it may be unanswered. */
+  #runTimed(): ReturnType<Cpu['run']> {
     const { cpu } = this;
-    const budget = this.#pace.budget(this.apic.nextDeadline() - this.#time.now());
+    const budget = this.#trace?.blocks ? 0 : this.#pace.budget(this.apic.nextDeadline() - this.#time.now());
     const start = hostNanoseconds();
     const outcome = cpu.run(budget);
     this.#pace.took(budget - cpu.state.i32(S.BUDGET), hostNanoseconds() - start);
     return outcome;
   }
 
+  /** Runs on with a virtual clock: an instruction takes a nanosecond, nothing else takes time. */
+  #runVirtual(): ReturnType<Cpu['run']> {
+    const { cpu } = this;
+    const now = this.#time.now();
+    const until = Math.min(this.apic.nextDeadline(), this.#time.deadline) - now;
+    const retired = cpu.state.u64(S.RETIRED);
+    const outcome = cpu.run(this.#trace?.blocks ? 0 : Math.max(0, Math.min(until, VIRTUAL_SLICE)));
+    this.#time.advance(now + Number(cpu.state.u64(S.RETIRED) - retired));
+    return outcome;
+  }
+
   /** Takes what has come since the last look. @returns what to do: run the core, look again, or leave */
   #attend(): 'run' | 'again' | number {
     const { apic, mailbox, cpu } = this;
+    if (this.#time.now() >= this.#time.deadline) return this.#access(TICK);
     if (this.#eois.length > 0) return this.#eoiExit(this.#eois.shift()!);
     if (mailbox.takeInit()) this.#init();
     const sipi = mailbox.takeSipi();
@@ -165,8 +195,7 @@ export class TcgVcpu implements EngineVcpu {
     const { apic } = this;
     if (this.#injected < 0 && apic.externalInterrupt()) {
       this.#waiting = 'interrupt vector';
-      this.#area.access(REASONS, { ...INTA_CYCLE, data: new Uint8Array(1) });
-      return 0;
+      return this.#access({ ...INTA_CYCLE, data: new Uint8Array(1) });
     }
     let vector = this.#injected;
     this.#injected = -1;
@@ -193,8 +222,18 @@ export class TcgVcpu implements EngineVcpu {
 
   /** Waits for other threads or the timer, without using the host's processor. */
   #sleep(): 'again' {
+    const due = Math.min(this.apic.nextDeadline(), this.#time.deadline);
+    if (this.#time.isVirtual && due !== Number.POSITIVE_INFINITY) {
+      this.#time.advance(due);
+      return 'again';
+    }
     this.mailbox.sleep(this.#time.until(this.apic.nextDeadline()));
     return 'again';
+  }
+
+  #access(access: DeviceAccess): 0 {
+    this.#area.access(REASONS, access);
+    return 0;
   }
 
   #exit(reason: number): 0 {
@@ -204,7 +243,7 @@ export class TcgVcpu implements EngineVcpu {
 
   #eoiExit(vector: number): 0 {
     if (this.#irqchip === 'split') this.#area.eoi(abi.KVM_EXIT_IOAPIC_EOI, vector);
-    else this.#area.access(REASONS, { ...EOI_CYCLE, data: Uint8Array.of(vector, 0, 0, 0) });
+    else this.#access({ ...EOI_CYCLE, data: Uint8Array.of(vector, 0, 0, 0) });
     return 0;
   }
 
@@ -334,6 +373,9 @@ export class TcgVcpu implements EngineVcpu {
 }
 
 const FLAG_IF = 0x200;
+/** Instructions between two looks at a virtual clock, which RDTSC sees stand meanwhile. */
+const VIRTUAL_SLICE = 2000;
+const TICK = { kind: 'mmio', address: TICK_CYCLE, write: true, data: new Uint8Array(4) } as const;
 const INTA_CYCLE = { kind: 'mmio', address: INTERRUPT_CYCLE.INTA, write: false } as const;
 const EOI_CYCLE = { kind: 'mmio', address: INTERRUPT_CYCLE.EOI, write: true } as const;
 
@@ -349,6 +391,6 @@ function orRefuse<T>(index: number, access: () => T): T {
 }
 
 /** Opens a vCPU in the calling thread. */
-export function openVcpu(port: VcpuPort): EngineVcpu {
-  return new TcgVcpu(port);
+export function openVcpu(port: VcpuPort, context: VcpuContext): EngineVcpu {
+  return new TcgVcpu(port, context);
 }

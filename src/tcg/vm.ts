@@ -51,6 +51,7 @@ export interface TcgVcpuDetail {
   mailboxes: SharedArrayBuffer;
   time: SharedArrayBuffer;
   irqchip: IrqchipMode;
+  seed: number | undefined;
 }
 
 /** A VM in software. */
@@ -160,12 +161,18 @@ export class TcgVm implements EngineVm {
       mailboxes: this.#mailboxes[0].words.buffer as SharedArrayBuffer,
       time: this.#time.shared,
       irqchip: this.#config.irqchip,
+      seed: this.#config.seed,
     };
     return { engine: 'tcg', index, detail };
   }
 
   runArea({ index }: VcpuPort): Uint8Array {
     return new Uint8Array(this.#memory.buffer, areaBase(index) + RUN, RUN_SIZE);
+  }
+
+  instructions(index: number): number {
+    const view = new DataView(this.#memory.buffer, areaBase(index) + S.RETIRED, 8);
+    return Number(view.getBigUint64(0, true));
   }
 
   kick(_tid: number, run: Uint8Array): void {

@@ -10,6 +10,7 @@ import type { Device } from '../devices/device.ts';
 import type { SharedTime } from '../devices/shared-time.ts';
 import type { DirtyBitmap } from '../memory/dirty-bitmap.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { TraceTopic } from './protocol.ts';
 import type { CpuidEntry, DebugRegs, Translation, VcpuState } from './state.ts';
 
 /** Engines by name. */
@@ -33,6 +34,16 @@ export interface EngineVmConfig {
   apicIds?: readonly number[];
   /** The machine's guest time, for an engine that keeps TSC and timers by it. */
   time?: SharedTime;
+  /** Seed of the guest's random number instructions; from the host's entropy when absent. */
+  seed?: number;
+}
+
+/** What a vCPU half may use of its thread. */
+export interface VcpuContext {
+  /** Tracing, by topic (src/vcpu/protocol.ts). */
+  tracer: { has(topic: TraceTopic): boolean; add(line: string): void };
+  /** Something for the machine's log. */
+  log(level: 'info' | 'warn', message: string): void;
 }
 
 /** One half of an MSI: the address and data a device writes (SDM vol. 3, 11.11). */
@@ -84,6 +95,8 @@ export interface EngineVm extends AsyncDisposable {
   vcpuPort(index: number): VcpuPort;
   /** The vCPU's run area, as its worker sees it too. */
   runArea(port: VcpuPort): Uint8Array;
+  /** Instructions a vCPU has executed, as of its last return from guest code; undefined when the engine does not know. */
+  instructions(index: number): number | undefined;
   /** Makes a vCPU's `enter` return soon, from any state. */
   kick(tid: number, run: Uint8Array): void;
   /** Lets the engine's paravirtual clock stand still while the machine is paused, and go on from there. */

@@ -1,7 +1,7 @@
 /** Where each engine's vCPU half is; loaded by the worker that needs it. */
-import type { EngineName, EngineVcpu, VcpuPort } from './engine.ts';
+import type { EngineName, EngineVcpu, VcpuContext, VcpuPort } from './engine.ts';
 
-type VcpuModule = { openVcpu(port: VcpuPort): EngineVcpu };
+type VcpuModule = { openVcpu(port: VcpuPort, context: VcpuContext): EngineVcpu | Promise<EngineVcpu> };
 
 const MODULES: Record<EngineName, () => Promise<VcpuModule>> = {
   kvm: () => import('../kvm/vcpu.ts'),
@@ -9,6 +9,6 @@ const MODULES: Record<EngineName, () => Promise<VcpuModule>> = {
 };
 
 /** Opens a vCPU of whichever engine the port names, in the calling thread. */
-export async function openVcpu(port: VcpuPort): Promise<EngineVcpu> {
-  return (await MODULES[port.engine]()).openVcpu(port);
+export async function openVcpu(port: VcpuPort, context: VcpuContext): Promise<EngineVcpu> {
+  return (await MODULES[port.engine]()).openVcpu(port, context);
 }

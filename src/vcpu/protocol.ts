@@ -4,7 +4,10 @@ import type { GuestDebug, IrqchipMode, StateKey, VcpuPort } from './engine.ts';
 import type { VcpuState } from './state.ts';
 
 /** What can be traced. */
-export type TraceTopic = 'exits' | 'io' | 'mmio' | 'assist';
+export type TraceTopic = 'exits' | 'io' | 'mmio' | 'assist' | 'insn' | 'block' | 'exc' | 'irq';
+
+/** Topics that only an engine which executes the guest's instructions itself can trace. */
+export const TCG_TOPICS: readonly TraceTopic[] = ['insn', 'block', 'exc', 'irq'];
 
 /** Everything a vCPU's thread starts with. */
 export interface VcpuInit {
@@ -17,6 +20,8 @@ export interface VcpuInit {
   /** One word that the emulation assists of all vCPUs lock. */
   assistLock: SharedArrayBuffer;
   irqchip: IrqchipMode;
+  /** Every device access is waited for: the run shall repeat exactly. */
+  synchronous?: boolean;
   trace: readonly TraceTopic[];
   /** Host CPUs the thread may run on; empty for any. */
   affinity: readonly number[];

@@ -60,7 +60,11 @@ async function main(): Promise<void> {
   const control = new VcpuControl(init.control);
   const wakeups = nativeProblem() === undefined ? loadNative() : undefined;
   control.tid = wakeups?.gettid() ?? threadId;
-  const vcpu = await openVcpu(init.port);
+  const tracer = new Tracer(init.port.index, init.trace, (lines) => report({ type: 'trace', lines }));
+  const vcpu = await openVcpu(init.port, {
+    tracer,
+    log: (level, message) => report({ type: 'log', level, message }),
+  });
   pin(vcpu);
   const memory = new GuestMemory(init.memory);
   const bus = new BusClient(
@@ -68,7 +72,7 @@ async function main(): Promise<void> {
     new Channel(init.channel, wakeups),
     new Doorbell(init.doorbell, wakeups),
   );
-  const tracer = new Tracer(init.port.index, init.trace, (lines) => report({ type: 'trace', lines }));
+  bus.synchronous = init.synchronous ?? false;
   if (tracer.has('io') || tracer.has('mmio')) bus.trace = tracer.access;
   const repair = new SyscallRepair(vcpu, memory);
   const loop = new RunLoop(vcpu, bus, control, init.irqchip, {

@@ -6,6 +6,7 @@ export interface DemoArguments {
   cacheDir?: string;
   memory?: string;
   cpus?: string;
+  accel?: string;
   command?: string;
   timeout?: string;
 }
@@ -16,6 +17,7 @@ export const demoCommand: CliCommand<DemoArguments> = {
   options: {
     memory: { type: 'string', nargs: 1, default: '256M', describe: 'RAM' },
     cpus: { type: 'string', nargs: 1, default: '1', describe: 'number of vCPUs' },
+    accel: { type: 'string', nargs: 1, choices: ['auto', 'kvm', 'tcg'], default: 'auto', describe: 'engine' },
     command: {
       type: 'string',
       nargs: 1,

@@ -37,6 +37,9 @@ const TIMER_PIN = 2;
  */
 export const INTERRUPT_CYCLE = { INTA: 2 ** 52 - 8192, EOI: 2 ** 52 - 4096 } as const;
 
+/** Another one: the vCPU of a machine with a virtual clock writes 4 bytes here when a device's timer is due. */
+export const TICK_CYCLE = 2 ** 52 - 12288;
+
 /** struct kvm_irqchip: which chip, and its state in 512 bytes. */
 const KVM_IRQCHIP = { CHIP: 8, SIZE: 520 } as const;
 
