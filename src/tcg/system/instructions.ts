@@ -1,4 +1,5 @@
 /** The operations by name. */
+import { SSE_OPERATIONS } from '../sse/operations.ts';
 import type { SystemOperation } from '../table/system-operations.ts';
 import { ARITHMETIC_OPERATIONS } from './arithmetic-operations.ts';
 import { CONTROL_OPERATIONS } from './control-operations.ts';
@@ -17,5 +18,6 @@ export const OPERATIONS: Readonly<Partial<Record<SystemOperation, OperationFunct
   ...FPU_OPERATIONS,
   ...IO_OPERATIONS,
   ...SEGMENT_OPERATIONS,
+  ...SSE_OPERATIONS,
   ...STRING_COMPARE_OPERATIONS,
 };

@@ -10,6 +10,7 @@ import { packed } from './packed.ts';
 import { sha } from './sha.ts';
 import { strings } from './strings.ts';
 import { system } from './system.ts';
+import { vectorConvert } from './vector-convert.ts';
 import { vectorFloat } from './vector-float.ts';
 import { vectorInteger } from './vector-integer.ts';
 import { vectorMoves } from './vector-moves.ts';
@@ -23,6 +24,7 @@ export const INSTRUCTIONS: readonly Instruction[] = [
   strings,
   system,
   vectorFloat,
+  vectorConvert,
   vectorMoves,
   vectorInteger,
   packed,

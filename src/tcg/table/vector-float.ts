@@ -1,10 +1,25 @@
 /**
- * SSE to SSE4.1 floating point (SDM vol. 2). Arithmetic is WebAssembly's, which is IEEE 754 with round to nearest, as
- * MXCSR has it after reset; other rounding modes, flush to zero and the sticky exception flags are not there yet.
+ * SSE to SSE4.1 floating point (SDM vol. 2): arithmetic, comparisons, rounding. The ordinary case is WebAssembly's
+ * arithmetic, the rest is src/tcg/sse/operations.ts.
  */
 import type { Meaning } from '../emit/meaning.ts';
 import { R, S } from '../layout.ts';
-import { type Expr, f32, f64, i32, i64, type Local, select, v128, vector } from '../wasm/index.ts';
+import {
+  allNormal,
+  carryOut,
+  type FloatShape,
+  holds,
+  isOrdinary,
+  isPlain,
+  productIsOrdinary,
+  quotientIsOrdinary,
+  rootIsOrdinary,
+  splat,
+  sumIsOrdinary,
+} from '../sse/checks.ts';
+import { DAZ, PE, PM } from '../sse/mxcsr.ts';
+import { DOUBLE_PRECISION, FLOAT_OPERATION, PACKED } from '../sse/operation.ts';
+import { type Expr, f32, f64, type Local, select, v128, vector } from '../wasm/index.ts';
 import { Table } from './instruction.ts';
 
 export const vectorFloat = new Table();
@@ -20,7 +35,6 @@ const FORMS = [
   { suffix: 'ss', prefix: 'f3', operand: 'd', shape: 'f32x4', scalar: true },
   { suffix: 'sd', prefix: 'f2', operand: 'q', shape: 'f64x2', scalar: true },
 ] as const;
-type FloatShape = 'f32x4' | 'f64x2';
 
 /** The low lane from one vector, the rest from another. */
 function mergeLow(shape: FloatShape, low: Expr, rest: Expr): Expr {
@@ -28,37 +42,96 @@ function mergeLow(shape: FloatShape, low: Expr, rest: Expr): Expr {
   return low.shuffle(rest, lane);
 }
 
-function arithmetic(
-  name: string,
-  opcode: string,
-  meaning: (shape: FloatShape, a: Expr, b: Expr) => Expr,
+/** An operation of the table in src/tcg/sse/operation.ts, in one of its forms. */
+function detail(operation: keyof typeof FLOAT_OPERATION, shape: FloatShape, scalar: boolean): number {
+  return FLOAT_OPERATION[operation] | (shape === 'f64x2' ? DOUBLE_PRECISION : 0) | (scalar ? 0 : PACKED);
+}
+
+/** Carries the instruction out in TypeScript unless MXCSR and one of two conditions, the likelier first, let it be. */
+function unlessPlain(
+  c: Meaning,
+  shape: FloatShape,
+  scalar: boolean,
+  conditions: readonly Expr[],
+  otherwise: () => void,
 ): void {
+  const [usual, ...rest] = conditions;
+  c.f.if_(
+    isPlain(c)
+      .and(holds(shape, scalar, usual))
+      .eqz(),
+    () => {
+      if (rest.length === 0) otherwise();
+      else unlessPlain(c, shape, scalar, rest, otherwise);
+    },
+  );
+}
+
+for (const [name, opcode, operator, operation, isOrdinaryResult] of [
+  ['add', '58', 'add', 'ADD', sumIsOrdinary],
+  ['mul', '59', 'mul', 'MUL', productIsOrdinary],
+  ['sub', '5c', 'sub', 'SUB', sumIsOrdinary],
+  ['div', '5e', 'div', 'DIV', quotientIsOrdinary],
+] as const) {
   for (const { suffix, prefix, operand, shape, scalar } of FORMS) {
     vectorFloat.add(`${name}${suffix}`, `${prefix}.0f.${opcode} Vx,W${operand}`, SSE2, (c) => {
       const a = c.let(c.readVector(0));
       const b = c.let(c.readVector(1));
-      const r = meaning(shape, a, b);
+      const r = c.let(vector(`${shape}.${operator}`, a, b));
+      const conditions = [allNormal(shape, r, a, b), isOrdinaryResult(shape, r, a, b)];
+      unlessPlain(c, shape, scalar, conditions, () => carryOut(c, b, detail(operation, shape, scalar)));
       c.writeVector(0, scalar ? mergeLow(shape, r, a) : r);
     });
   }
 }
-arithmetic('add', '58', (shape, a, b) => vector(`${shape}.add`, a, b));
-arithmetic('mul', '59', (shape, a, b) => vector(`${shape}.mul`, a, b));
-arithmetic('sub', '5c', (shape, a, b) => vector(`${shape}.sub`, a, b));
-arithmetic('div', '5e', (shape, a, b) => vector(`${shape}.div`, a, b));
-arithmetic('sqrt', '51', (shape, _a, b) => vector(`${shape}.sqrt`, b));
-// The source, when the comparison is false or unordered: the pseudo-minimum with operands exchanged.
-arithmetic('min', '5d', (shape, a, b) => vector(`${shape}.pmin`, b, a));
-arithmetic('max', '5f', (shape, a, b) => vector(`${shape}.pmax`, b, a));
+for (const { suffix, prefix, operand, shape, scalar } of FORMS) {
+  vectorFloat.add(`sqrt${suffix}`, `${prefix}.0f.51 Vx,W${operand}`, SSE2, (c) => {
+    const b = c.let(c.readVector(1));
+    const r = c.let(b.vector(`${shape}.sqrt`));
+    unlessPlain(c, shape, scalar, [rootIsOrdinary(shape, r, b)], () =>
+      carryOut(c, b, detail('SQRT', shape, scalar)),
+    );
+    c.writeVector(0, scalar ? mergeLow(shape, r, c.readVector(0)) : r);
+  });
+}
 
-/** The eight predicates of CMPPS and its kin. */
+/** Carries the instruction out in TypeScript if an operand is a denormal or a NaN: MXCSR does not matter else. */
+function unlessOrdinary(
+  c: Meaning,
+  shape: FloatShape,
+  scalar: boolean,
+  operands: readonly Local[],
+  operation: keyof typeof FLOAT_OPERATION,
+): void {
+  const ordinary = operands.map((x) => isOrdinary(shape, x)).reduce((x, y) => vector('v128.and', x, y));
+  c.f.if_(holds(shape, scalar, ordinary).eqz(), () =>
+    carryOut(c, operands[operands.length - 1], detail(operation, shape, scalar)),
+  );
+}
+
+// The source, when the comparison is false or unordered: the pseudo-minimum with operands exchanged.
+for (const [name, opcode, operator, operation] of [
+  ['min', '5d', 'pmin', 'MIN'],
+  ['max', '5f', 'pmax', 'MAX'],
+] as const) {
+  for (const { suffix, prefix, operand, shape, scalar } of FORMS) {
+    vectorFloat.add(`${name}${suffix}`, `${prefix}.0f.${opcode} Vx,W${operand}`, SSE2, (c) => {
+      const a = c.let(c.readVector(0));
+      const b = c.let(c.readVector(1));
+      unlessOrdinary(c, shape, scalar, [a, b], operation);
+      const r = vector(`${shape}.${operator}`, b, a);
+      c.writeVector(0, scalar ? mergeLow(shape, r, a) : r);
+    });
+  }
+}
+
+/** The eight predicates of CMPPS and its kin, for operands that are not NaN. */
 function compare(shape: FloatShape, predicate: number, a: Local, b: Local): Expr {
-  const unordered = vector('v128.or', vector(`${shape}.ne`, a, a), vector(`${shape}.ne`, b, b));
   const positive = [
     vector(`${shape}.eq`, a, b),
     vector(`${shape}.lt`, a, b),
     vector(`${shape}.le`, a, b),
-    unordered,
+    v128(0n),
   ][predicate & 3];
   return predicate & 4 ? vector('v128.not', positive) : positive;
 }
@@ -66,6 +139,7 @@ for (const { suffix, prefix, operand, shape, scalar } of FORMS) {
   vectorFloat.add(`cmp${suffix}`, `${prefix}.0f.c2 Vx,W${operand},Ib`, SSE2, (c) => {
     const a = c.let(c.readVector(0));
     const b = c.let(c.readVector(1));
+    unlessOrdinary(c, shape, scalar, [a, b], 'CMP');
     const predicate = c.let(c.record('i32.load8_u', R.IMMEDIATE).and(7));
     const r = c.f.local('v128');
     c.f.set(r, compare(shape, 0, a, b));
@@ -74,117 +148,26 @@ for (const { suffix, prefix, operand, shape, scalar } of FORMS) {
   });
 }
 
-for (const [name, opcode] of [
-  ['ucomis', '2e'],
-  ['comis', '2f'],
+for (const [name, opcode, operation] of [
+  ['ucomis', '2e', 'UCOMI'],
+  ['comis', '2f', 'COMI'],
 ] as const) {
   for (const [suffix, prefix, operand, shape] of [
     ['s', 'np', 'd', 'f32x4'],
     ['d', '66', 'q', 'f64x2'],
   ] as const) {
     vectorFloat.add(`${name}${suffix}`, `${prefix}.0f.${opcode} Vx,W${operand}`, SSE2, (c) => {
-      const a = c.let(c.readVector(0).lane(shape, 0));
-      const b = c.let(c.readVector(1).lane(shape, 0));
-      const unordered = c.let(a.ne(a).or(b.ne(b)));
-      const carry = a.lt(b).or(unordered);
-      const zero = a.eq(b).or(unordered);
-      c.flags.load(c.let(carry.or(unordered.shl(2)).or(zero.shl(6)).wide()));
+      const a = c.let(c.readVector(0));
+      const b = c.let(c.readVector(1));
+      unlessOrdinary(c, shape, true, [a, b], operation);
+      const [x, y] = [a.lane(shape, 0), b.lane(shape, 0)];
+      c.flags.load(c.let(x.lt(y).or(x.eq(y).shl(6)).wide()));
     });
   }
 }
 
-// Conversions. A value that does not fit gives the integer indefinite, the most negative number.
-const INDEFINITE32 = 0x8000_0000;
-const INDEFINITE64 = 1n << 63n;
-
-/** Float (f32 or f64, rounded already) to a signed integer of 4 or 8 bytes, as i64 (zero-extended from 4). */
-function toInteger(c: Meaning, value: Expr, bytes: number): Expr {
-  const x = c.let(value);
-  const from = x.type as 'f32' | 'f64';
-  const limit = bytes === 8 ? 2 ** 63 : 2 ** 31;
-  // Everything above the largest is saturated by WebAssembly, NaN becomes 0: both are indefinite here.
-  const fits = x.lt(limit).and(x.ge(-limit));
-  if (bytes === 8) return select(fits, x.convert(`i64.trunc_sat_${from}_s`), i64(INDEFINITE64));
-  return select(fits, x.convert(`i32.trunc_sat_${from}_s`), i32(INDEFINITE32)).wide();
-}
-
-for (const [suffix, prefix, operand, shape] of [
-  ['ss', 'f3', 'd', 'f32x4'],
-  ['sd', 'f2', 'q', 'f64x2'],
-] as const) {
-  const float = shape === 'f32x4' ? 'f32' : 'f64';
-  vectorFloat.add(`cvtsi2${suffix}`, `${prefix}.0f.2a Vx,Ey`, SSE2, (c) => {
-    const bytes = c.form.slots[1].bytes;
-    const value = c.readSigned(1);
-    const converted =
-      bytes === 8 ? value.convert(`${float}.convert_i64_s`) : value.wrap().convert(`${float}.convert_i32_s`);
-    c.writeVector(0, c.readVector(0).withLane(shape, 0, converted));
-  });
-  vectorFloat.add(`cvtt${suffix}2si`, `${prefix}.0f.2c Gy,W${operand}`, SSE2, (c) =>
-    c.write(0, toInteger(c, c.readVector(1).lane(shape, 0).trunc(), c.size)),
-  );
-  vectorFloat.add(`cvt${suffix}2si`, `${prefix}.0f.2d Gy,W${operand}`, SSE2, (c) =>
-    c.write(0, toInteger(c, c.readVector(1).lane(shape, 0).nearest(), c.size)),
-  );
-}
-vectorFloat.add('cvtss2sd', 'f3.0f.5a Vx,Wd', SSE2, (c) =>
-  c.writeVector(
-    0,
-    c.readVector(0).withLane('f64x2', 0, c.readVector(1).lane('f32x4', 0).convert('f64.promote_f32')),
-  ),
-);
-vectorFloat.add('cvtsd2ss', 'f2.0f.5a Vx,Wq', SSE2, (c) =>
-  c.writeVector(
-    0,
-    c.readVector(0).withLane('f32x4', 0, c.readVector(1).lane('f64x2', 0).convert('f32.demote_f64')),
-  ),
-);
-vectorFloat.add('cvtps2pd', 'np.0f.5a Vx,Wq', SSE2, (c) =>
-  c.writeVector(0, c.readVector(1).vector('f64x2.promote_low_f32x4')),
-);
-vectorFloat.add('cvtpd2ps', '66.0f.5a Vx,Wx', SSE2, (c) =>
-  c.writeVector(0, c.readVector(1).vector('f32x4.demote_f64x2_zero')),
-);
-vectorFloat.add('cvtdq2ps', 'np.0f.5b Vx,Wx', SSE2, (c) =>
-  c.writeVector(0, c.readVector(1).vector('f32x4.convert_i32x4_s')),
-);
-vectorFloat.add('cvtdq2pd', 'f3.0f.e6 Vx,Wq', SSE2, (c) =>
-  c.writeVector(0, c.readVector(1).vector('f64x2.convert_low_i32x4_s')),
-);
-
-/** Packed floats to integers: lanes that do not fit, and NaN, become the indefinite. */
-function packedToInteger(c: Meaning, shape: FloatShape, value: Expr): Expr {
-  const x = c.let(value);
-  if (shape === 'f32x4') {
-    const limit = v128(BigInt(`0x${'4f000000'.repeat(4)}`));
-    const fits = vector('f32x4.lt', x, limit);
-    const indefinite = v128(BigInt(`0x${'80000000'.repeat(4)}`));
-    return vector('v128.bitselect', vector('i32x4.trunc_sat_f32x4_s', x), indefinite, fits);
-  }
-  const limit = v128(BigInt(`0x${'41e0000000000000'.repeat(2)}`));
-  const fits = c.let(vector('f64x2.lt', x, limit));
-  const indefinite = v128(BigInt(`0x${'80000000'.repeat(2)}`));
-  const narrow = fits.shuffle(v128(0n), [0, 1, 2, 3, 8, 9, 10, 11, 16, 16, 16, 16, 16, 16, 16, 16]);
-  return vector(
-    'v128.or',
-    vector('v128.and', vector('i32x4.trunc_sat_f64x2_s_zero', x), narrow),
-    vector('v128.andnot', indefinite, narrow),
-  );
-}
-vectorFloat.add('cvtps2dq', '66.0f.5b Vx,Wx', SSE2, (c) =>
-  c.writeVector(0, packedToInteger(c, 'f32x4', c.readVector(1).vector('f32x4.nearest'))),
-);
-vectorFloat.add('cvttps2dq', 'f3.0f.5b Vx,Wx', SSE2, (c) =>
-  c.writeVector(0, packedToInteger(c, 'f32x4', c.readVector(1))),
-);
-vectorFloat.add('cvtpd2dq', 'f2.0f.e6 Vx,Wx', SSE2, (c) =>
-  c.writeVector(0, packedToInteger(c, 'f64x2', c.readVector(1).vector('f64x2.nearest'))),
-);
-vectorFloat.add('cvttpd2dq', '66.0f.e6 Vx,Wx', SSE2, (c) =>
-  c.writeVector(0, packedToInteger(c, 'f64x2', c.readVector(1).vector('f64x2.trunc'))),
-);
-
-// Reciprocals: an estimate is allowed to be exact (relative error below 1.5 * 2^-12).
+// Reciprocals. Their results are estimates (relative error below 1.5 * 2^-12) that differ between processors, and exact
+// ones are allowed. They raise no exceptions and ignore MXCSR: denormals are zeros, results that would be denormal too.
 for (const [name, opcode, root] of [
   ['rcp', '53', false],
   ['rsqrt', '52', true],
@@ -194,12 +177,27 @@ for (const [name, opcode, root] of [
     ['ss', 'f3', 'd', true],
   ] as const) {
     vectorFloat.add(`${name}${suffix}`, `${prefix}.0f.${opcode} Vx,W${operand}`, SSE2, (c) => {
-      const b = c.readVector(1);
-      const one = v128(BigInt(`0x${'3f800000'.repeat(4)}`));
-      const r = vector('f32x4.div', one, root ? b.vector('f32x4.sqrt') : b);
+      const b = c.let(c.readVector(1));
+      const r = c.let(estimate(c, b, root));
       c.writeVector(0, scalar ? mergeLow('f32x4', r, c.readVector(0)) : r);
     });
   }
+}
+
+/** 1/b, or 1/sqrt(b). */
+function estimate(c: Meaning, b: Local, root: boolean): Expr {
+  const choose = (mask: Expr, yes: Expr, no: Expr) => vector('v128.bitselect', yes, no, mask);
+  const one = splat('f32x4', 0x3f80_0000n);
+  const signs = splat('f32x4', 0x8000_0000n);
+  const isTiny = (x: Expr) => vector('f32x4.lt', x.vector('f32x4.abs'), splat('f32x4', 0x0080_0000n));
+  const x = c.let(choose(isTiny(b), vector('v128.and', b, signs), b));
+  const exact = c.let(vector('f32x4.div', one, root ? x.vector('f32x4.sqrt') : x));
+  const flushed = choose(isTiny(exact), vector('v128.and', exact, signs), exact);
+  const quiet = vector('v128.or', b, splat('f32x4', 0x0040_0000n));
+  const number = root
+    ? choose(vector('f32x4.lt', x, v128(0n)), splat('f32x4', 0xffc0_0000n), flushed)
+    : flushed;
+  return choose(vector('f32x4.ne', b, b), quiet, number);
 }
 
 // SSE3: horizontal and alternating.
@@ -217,17 +215,20 @@ for (const [suffix, prefix, shape] of [
   ['ps', 'f2', 'f32x4'],
   ['pd', '66', 'f64x2'],
 ] as const) {
-  for (const [name, opcode, op] of [
-    ['hadd', '7c', 'add'],
-    ['hsub', '7d', 'sub'],
+  for (const [name, opcode, operator, operation] of [
+    ['hadd', '7c', 'add', 'HADD'],
+    ['hsub', '7d', 'sub', 'HSUB'],
   ] as const) {
     vectorFloat.add(`${name}${suffix}`, `${prefix}.0f.${opcode} Vx,Wx`, SSE3, (c) => {
       const a = c.let(c.readVector(0));
       const b = c.let(c.readVector(1));
-      c.writeVector(
-        0,
-        vector(`${shape}.${op}`, a.shuffle(b, SHUFFLE[shape].even), a.shuffle(b, SHUFFLE[shape].odd)),
+      const even = c.let(a.shuffle(b, SHUFFLE[shape].even));
+      const odd = c.let(a.shuffle(b, SHUFFLE[shape].odd));
+      const r = c.let(vector(`${shape}.${operator}`, even, odd));
+      unlessPlain(c, shape, false, [sumIsOrdinary(shape, r, even, odd)], () =>
+        carryOut(c, b, detail(operation, shape, false)),
       );
+      c.writeVector(0, r);
     });
   }
   vectorFloat.add(`addsub${suffix}`, `${prefix}.0f.d0 Vx,Wx`, SSE3, (c) => {
@@ -236,7 +237,11 @@ for (const [suffix, prefix, shape] of [
     const bytes = shape === 'f32x4' ? 4 : 8;
     // Even lanes are subtracted, odd ones added.
     const lanes = Array.from({ length: 16 }, (_, i) => (Math.floor(i / bytes) % 2 === 0 ? i : i + 16));
-    c.writeVector(0, vector(`${shape}.sub`, a, b).shuffle(vector(`${shape}.add`, a, b), lanes));
+    const r = c.let(vector(`${shape}.sub`, a, b).shuffle(vector(`${shape}.add`, a, b), lanes));
+    unlessPlain(c, shape, false, [sumIsOrdinary(shape, r, a, b)], () =>
+      carryOut(c, b, detail('ADDSUB', shape, false)),
+    );
+    c.writeVector(0, r);
   });
 }
 
@@ -250,13 +255,23 @@ for (const [suffix, opcode, operand, shape, scalar] of [
   vectorFloat.add(`round${suffix}`, `66.0f3a.${opcode} Vx,W${operand},Ib`, SSE41, (c) => {
     const b = c.let(c.readVector(1));
     const control = c.let(c.record('i32.load8_u', R.IMMEDIATE));
+    const mxcsr = c.let(c.state('i32.load', S.MXCSR));
     // Bit 2: as MXCSR says.
-    const fromMxcsr = c.state('i32.load', S.MXCSR).shr_u(13);
-    const mode = c.let(select(control.and(4), fromMxcsr, control).and(3));
+    const mode = c.let(select(control.and(4), mxcsr.shr_u(13), control).and(3));
     const r = c.let(b.vector(`${shape}.nearest`));
     c.f.if_(mode.eq(1), () => c.f.set(r, b.vector(`${shape}.floor`)));
     c.f.if_(mode.eq(2), () => c.f.set(r, b.vector(`${shape}.ceil`)));
     c.f.if_(mode.eq(3), () => c.f.set(r, b.vector(`${shape}.trunc`)));
+    // NaN is not equal to itself. Bit 3: a result that is not exact is not told.
+    const exact = holds(shape, scalar, vector(`${shape}.eq`, r, b));
+    const untold = control
+      .and(8)
+      .or(mxcsr.and(PE | PM).eq(PE | PM))
+      .ne(0);
+    const ordinary = holds(shape, scalar, vector(`${shape}.eq`, b, b)).ne(0);
+    c.f.if_(exact.or(untold.and(ordinary)).ne(0).and(mxcsr.and(DAZ).eqz()).eqz(), () =>
+      carryOut(c, b, detail('ROUND', shape, scalar)),
+    );
     c.writeVector(0, scalar ? mergeLow(shape, r, c.readVector(0)) : r);
   });
 }
@@ -270,11 +285,19 @@ for (const [name, opcode, shape, lanes] of [
     const control = c.let(c.record('i32.load8_u', R.IMMEDIATE));
     const float = shape === 'f32x4' ? f32(0) : f64(0);
     const products = c.let(vector(`${shape}.mul`, a, b));
-    const term = (i: number) => c.let(select(control.shr_u(4 + i).and(1), products.lane(shape, i), float));
-    const terms = Array.from({ length: lanes }, (_, i) => term(i));
-    const sum = c.let(
-      lanes === 4 ? terms[0].add(terms[1]).add(terms[2].add(terms[3])) : terms[0].add(terms[1]),
+    const term = (i: number) => select(control.shr_u(4 + i).and(1), products.lane(shape, i), float);
+    const pair = (i: number) => c.let(term(i).add(term(i + 1)));
+    const [first, second] = [pair(0), lanes === 4 ? pair(2) : undefined];
+    const sum = c.let(second === undefined ? first : first.add(second));
+    // Zeros would have to be looked at: where they come from, and with which sign.
+    const least = shape === 'f32x4' ? 2 ** -126 : 2 ** -1022;
+    const normal = (x: Local) => x.abs().ge(least).and(x.abs().lt(Number.POSITIVE_INFINITY));
+    const sums = [first, ...(second === undefined ? [] : [second]), sum];
+    const ordinary = sums.map((x) => normal(x).or(x.eq(0))).reduce((x, y) => x.and(y));
+    unlessPlain(c, shape, false, [productIsOrdinary(shape, products, a, b)], () =>
+      carryOut(c, b, detail('DP', shape, false)),
     );
+    c.f.if_(ordinary.eqz(), () => carryOut(c, b, detail('DP', shape, false)));
     let r: Expr = v128(0n);
     for (let i = 0; i < lanes; i++) r = r.withLane(shape, i, select(control.shr_u(i).and(1), sum, float));
     c.writeVector(0, r);
