@@ -47,6 +47,11 @@ export class GuestMemory {
   readonly size: number;
   /** The memories that RAM lies in. */
   readonly memories: readonly HostMemory[];
+  /**
+   * Told of what the write methods have changed. Who writes through a live view of {@link bytes} says so with
+   * {@link wrote}: an engine that executes guest code itself must know when code changes.
+   */
+  onWrite: ((gpa: number, length: number) => void) | undefined;
   readonly #views: readonly View[];
   #last: View;
 
@@ -94,6 +99,11 @@ export class GuestMemory {
     return view.bytes.subarray(start, start + length);
   }
 
+  /** Bytes were changed through a live view: see {@link onWrite}. */
+  wrote(gpa: number, length: number): void {
+    this.onWrite?.(gpa, length);
+  }
+
   /** Copies RAM out, across adjacent regions. @throws TSV_E_GUEST_ADDRESS */
   read(gpa: number, length: number): Uint8Array {
     // Checked before the allocation: a length the guest made up must not cost host memory.
@@ -106,11 +116,13 @@ export class GuestMemory {
   /** Copies into RAM, across adjacent regions. Nothing is written when the range is not all RAM. @throws TSV_E_GUEST_ADDRESS */
   write(gpa: number, source: Uint8Array): void {
     this.#each(gpa, source.length, (piece, done) => piece.set(source.subarray(done, done + piece.length)));
+    this.onWrite?.(gpa, source.length);
   }
 
   /** Fills RAM with one byte. @throws TSV_E_GUEST_ADDRESS */
   fill(gpa: number, length: number, value = 0): void {
     this.#each(gpa, length, (piece) => piece.fill(value));
+    this.onWrite?.(gpa, length);
   }
 
   /** 1 byte at a guest-physical address, unsigned. @throws TSV_E_GUEST_ADDRESS */
@@ -137,21 +149,25 @@ export class GuestMemory {
   writeU8(gpa: number, value: number): void {
     const view = this.#view(gpa, 1);
     view.bytes[gpa - view.gpa] = value;
+    this.onWrite?.(gpa, 1);
   }
   /** @param value of which the low 16 bits are written, little-endian. @throws TSV_E_GUEST_ADDRESS */
   writeU16(gpa: number, value: number): void {
     const view = this.#view(gpa, 2);
     view.data.setUint16(gpa - view.gpa, value, true);
+    this.onWrite?.(gpa, 2);
   }
   /** @param value of which the low 32 bits are written, little-endian. @throws TSV_E_GUEST_ADDRESS */
   writeU32(gpa: number, value: number): void {
     const view = this.#view(gpa, 4);
     view.data.setUint32(gpa - view.gpa, value, true);
+    this.onWrite?.(gpa, 4);
   }
   /** @param value of which the low 64 bits are written, little-endian. @throws TSV_E_GUEST_ADDRESS */
   writeU64(gpa: number, value: bigint): void {
     const view = this.#view(gpa, 8);
     view.data.setBigUint64(gpa - view.gpa, value, true);
+    this.onWrite?.(gpa, 8);
   }
 
   #find(gpa: number): View | undefined {

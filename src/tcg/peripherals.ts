@@ -36,6 +36,8 @@ export class GuestTsc {
 /** The peripherals of a vCPU with a local APIC. */
 export class VcpuPeripherals implements Peripherals {
   readonly clock: KvmClock;
+  /** 64 random bits; the host's own when absent. */
+  random?: () => bigint;
   readonly #cpu: Cpu;
   readonly #apic: LocalApic;
   readonly #tsc: GuestTsc;

@@ -30,6 +30,7 @@ import type { DeviceAccess } from './exits.ts';
 import { areaBase, RUN, RUN_SIZE, S } from './layout.ts';
 import { Pace } from './pace.ts';
 import { GuestTsc, VcpuPeripherals } from './peripherals.ts';
+import { seededRandom } from './random.ts';
 import { RunArea } from './run-area.ts';
 import { setRegs, setSregs, translate } from './state-transfer.ts';
 import { GuestFault } from './system/fault.ts';
@@ -66,8 +67,8 @@ export class TcgVcpu implements EngineVcpu {
 
   readonly #trace: CoreTrace | undefined;
 
-  constructor({ index, detail }: VcpuPort, { tracer }: VcpuContext) {
-    const { memory, regions, cpus, apicIds, mailboxes, time, irqchip } = detail as TcgVcpuDetail;
+  constructor({ index, detail }: VcpuPort, { tracer, log }: VcpuContext) {
+    const { memory, regions, cpus, apicIds, mailboxes, time, irqchip, seed } = detail as TcgVcpuDetail;
     this.run = new Uint8Array(memory.buffer, areaBase(index) + RUN, RUN_SIZE);
     this.#area = new RunArea(this.run);
     this.#irqchip = irqchip;
@@ -91,7 +92,12 @@ export class TcgVcpu implements EngineVcpu {
       tsc,
     });
     this.#peripherals = new VcpuPeripherals(this.cpu, this.apic, tsc, this.#time);
+    if (seed !== undefined) this.#peripherals.random = seededRandom(seed, index);
     this.cpu.system.registers.peripherals = this.#peripherals;
+    this.cpu.onUnimplemented = (bytes, rip) => {
+      const text = Buffer.from(bytes).toString('hex');
+      log('warn', `vCPU ${index}: no such instruction at 0x${rip.toString(16)}: ${text}`);
+    };
     if (TCG_TOPICS.some((topic) => tracer.has(topic))) this.#trace = new CoreTrace(this.cpu, tracer);
   }
 

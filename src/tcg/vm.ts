@@ -12,11 +12,13 @@ import { hostNanoseconds, SharedTime } from '../devices/shared-time.ts';
 import { TsvError } from '../errors.ts';
 import { KVM_RUN_IMMEDIATE_EXIT } from '../kvm/abi/run.ts';
 import type { DirtyBitmap } from '../memory/dirty-bitmap.ts';
-import type { RamRegion } from '../memory/guest-memory.ts';
+import type { HostMemory, RamRegion } from '../memory/guest-memory.ts';
 import type { EngineVm, EngineVmConfig, IrqchipMode, MsiMessage, VcpuPort } from '../vcpu/engine.ts';
 import { MSR, snapshotMsrs } from '../vcpu/msrs.ts';
 import type { CpuidEntry } from '../vcpu/state.ts';
 import { SIGNATURE, TSC_KHZ, tcgCpuid } from './cpuid.ts';
+import { CodeWatch } from './decode/code-watch.ts';
+import { DirtyLog } from './dirty-log.ts';
 import { ATTENTION_KICK, areaBase, engineSize, RUN, RUN_SIZE, S } from './layout.ts';
 
 /** Most vCPUs: each takes address space in the one memory that also holds guest RAM. */
@@ -68,6 +70,7 @@ export class TcgVm implements EngineVm {
   readonly #apicBus: ApicBus;
   readonly #router: InterruptRouter | undefined;
   readonly #time: SharedTime;
+  #dirtyLog: DirtyLog | undefined;
 
   /** Bytes of memory 0 that must lie before RAM for so many vCPUs (see allocateRam's `reserve`). */
   static reserve(cpus: number): number {
@@ -107,6 +110,9 @@ export class TcgVm implements EngineVm {
     this.#apicBus = new ApicBus(this.#mailboxes);
     if (config.irqchip === 'kernel') this.#router = new InterruptRouter(this.#apicBus);
     this.#time = config.time ?? runningTime();
+    if (config.dirtyLog) this.#dirtyLog = new DirtyLog(this.#memory as HostMemory, config.memory.regions);
+    const watch = new CodeWatch(this.#memory as HostMemory, config.memory.regions, cpus);
+    config.memory.onWrite = (gpa, length) => watch.wroteGuest(gpa, length);
   }
 
   /** What the machine must put on its bus: the interrupt controllers. */
@@ -147,9 +153,8 @@ export class TcgVm implements EngineVm {
   }
 
   takeDirtyLog(): DirtyBitmap[] {
-    throw new TsvError('TSV_E_ENGINE', 'The tcg engine has no dirty log.', {
-      hint: 'Run the machine with --accel kvm.',
-    });
+    this.#dirtyLog ??= new DirtyLog(this.#memory as HostMemory, this.#config.memory.regions);
+    return this.#dirtyLog.take();
   }
 
   vcpuPort(index: number): VcpuPort {
