@@ -48,6 +48,11 @@ export class CpuState {
     this.setI32(S.GPR + number * 8 + 4, 0);
   }
 
+  /** Makes run() return at the end of the block. Other threads set bits of the same word. */
+  attend(): void {
+    Atomics.or(this.words, (this.base + S.ATTENTION) >> 2, 1);
+  }
+
   get rip(): bigint {
     return this.u64(S.RIP);
   }

@@ -12,6 +12,7 @@ import { Mmu } from './mmu/mmu.ts';
 import { PhysicalMap } from './physical.ts';
 import { Rendezvous } from './rendezvous.ts';
 import { SystemOperations } from './system/operations.ts';
+import { stackAccesses } from './system/stack-access.ts';
 
 /** What a {@link Cpu} is made with. */
 export interface CpuConfig {
@@ -50,6 +51,8 @@ export class Cpu {
   /** Told of bytes at RIP that are no instruction of this CPU, once for each opcode. UD2 is none of them. */
   onUnimplemented: ((bytes: Uint8Array, rip: bigint) => void) | undefined;
   readonly rendezvous: Rendezvous;
+  /** Which CPUID features it has. */
+  hasFeature: (feature: string) => boolean;
   readonly #decoder: Decoder;
   #replay = false;
 
@@ -69,9 +72,11 @@ export class Cpu {
       rendezvous: this.rendezvous,
     });
     const interpreter = loadInterpreter();
+    this.hasFeature = config.hasFeature;
     this.#decoder = new Decoder(interpreter.instructions, config.hasFeature);
     this.blocks = new Blocks(this.state, this.mmu, this.map, this.#decoder, interpreter, { index, vcpus });
     this.system = new SystemOperations(this);
+    this.mmu.isStackAccess = stackAccesses(this.state, interpreter);
     const { mmu, blocks, system } = this;
     this.exports = instantiate(interpreter, {
       memory,
@@ -91,6 +96,7 @@ export class Cpu {
 
   /** Gives it other CPUID features. It must not have run yet: what is decoded stays decoded. */
   setFeatures(hasFeature: (feature: string) => boolean): void {
+    this.hasFeature = hasFeature;
     this.#decoder.configure(hasFeature);
   }
 
@@ -127,9 +133,14 @@ export class Cpu {
       this.#replay = true;
     }
     this.log.rewind();
-    this.system.beforeStep();
-    if (this.#replay) Atomics.or(state.words, (state.base + S.ATTENTION) >> 2, 1);
+    if (!this.#replay) {
+      state.setI32(S.BUDGET, budget);
+      const ended = this.system.begin();
+      if (ended !== undefined) return ended;
+    }
     this.blocks.single = this.#replay || this.system.singleStep;
+    // String instructions come back after each element.
+    if (this.blocks.single) state.attend();
     const status = this.exports.run(this.blocks.single ? 0 : budget);
     this.#count(this.blocks.single ? 0 : budget);
     if (status === STATUS.PAUSE) {

@@ -138,6 +138,7 @@ export function setDebugRegs(cpu: Cpu, { db, dr6, dr7 }: DebugRegs): void {
   [...db.slice(0, 4), 0n, 0n, dr6, dr7].forEach((value, i) => {
     cpu.state.setU64(S.DR + i * 8, value);
   });
+  cpu.system.debug.update();
 }
 
 /** Linear to physical by the current page tables, with supervisor privilege and without side effects. */

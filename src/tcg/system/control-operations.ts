@@ -11,6 +11,7 @@ import {
   readOperand,
   readRegister,
   registerNumber,
+  umip,
   writeOperand,
   writeRegister,
 } from './operands.ts';
@@ -24,7 +25,10 @@ const RDX = 2;
 const CR0_TS = 8n;
 const KVM_EPERM = 1;
 const KVM_ENOSYS = 1000;
-const CR4 = { TSD: 4, DE: 8, PCE: 0x100, UMIP: 0x800, FSGSBASE: 1 << 16, OSXSAVE: 1 << 18 } as const;
+const CR4 = { TSD: 4, DE: 8, PCE: 0x100, FSGSBASE: 1 << 16, PCIDE: 1 << 17, OSXSAVE: 1 << 18 } as const;
+
+/** Types of INVPCID (SDM vol. 2). */
+const INVPCID = { address: 0n, context: 1n, all: 3n } as const;
 
 /** Writes EDX:EAX. */
 function setEdxEax({ cpu }: Operation, value: bigint): void {
@@ -34,11 +38,6 @@ function setEdxEax({ cpu }: Operation, value: bigint): void {
 
 function edxEax({ cpu }: Operation): bigint {
   return BigInt(cpu.state.gpr32(RAX)) | (BigInt(cpu.state.gpr32(RDX)) << 32n);
-}
-
-/** SGDT and its kin are refused to user code with UMIP. */
-function umip(o: Operation): void {
-  if (o.cpu.state.cr4 & CR4.UMIP && o.cpu.state.cpl > 0) throw new GuestFault(VECTOR.GP);
 }
 
 function storeTable(o: Operation, baseField: number, limitField: number): void {
@@ -99,9 +98,6 @@ function debugRegister(o: Operation, position: 0 | 1): number {
   return number + 2;
 }
 
-const DR6_FIXED = 0xffff_0ff0n;
-const DR7_FIXED = 0x400n;
-
 export const CONTROL_OPERATIONS: Operations = {
   UNDEFINED(o) {
     // The predecoder leaves its reason; UD2 and its kin have none.
@@ -149,20 +145,12 @@ export const CONTROL_OPERATIONS: Operations = {
     o.system.registers.writeCr(registerNumber(o, 1), value);
   },
   MOV_FROM_DR(o) {
-    const number = debugRegister(o, 1);
-    writeRegister(o, 0, o.cpu.state.u64(S.DR + number * 8), o.system.segments.is64 ? 8 : 4);
+    const value = o.system.debug.read(debugRegister(o, 1));
+    writeRegister(o, 0, value, o.system.segments.is64 ? 8 : 4);
   },
   MOV_TO_DR(o) {
     const number = debugRegister(o, 1);
-    const value = readRegister(o, 0, o.system.segments.is64 ? 8 : 4);
-    if (number >= 6 && value >> 32n) throw new GuestFault(VECTOR.GP);
-    const fixed =
-      number === 6
-        ? (value & 0xe00fn) | DR6_FIXED
-        : number === 7
-          ? (value & 0xffff_2bffn) | DR7_FIXED
-          : value;
-    o.cpu.state.setU64(S.DR + number * 8, fixed);
+    o.system.debug.write(number, readRegister(o, 0, o.system.segments.is64 ? 8 : 4));
   },
   CLTS(o) {
     privileged(o);
@@ -191,8 +179,15 @@ export const CONTROL_OPERATIONS: Operations = {
   },
   INVPCID(o) {
     privileged(o);
-    if (readRegister(o, 0, 8) > 3n) throw new GuestFault(VECTOR.GP);
-    address(o, 16);
+    const bytes = o.system.segments.is64 ? 8 : 4;
+    const type = readRegister(o, 0, bytes);
+    const at = address(o, 16);
+    const pcid = o.system.linear.get(at, 8);
+    const linear = o.system.linear.get(at + 8n, 8);
+    const usesPcid = type === INVPCID.address || type === INVPCID.context;
+    if (type > INVPCID.all || pcid >> 12n) throw new GuestFault(VECTOR.GP);
+    if (usesPcid && pcid !== 0n && (o.cpu.state.cr4 & CR4.PCIDE) === 0) throw new GuestFault(VECTOR.GP);
+    if (type === INVPCID.address && !isCanonical(linear)) throw new GuestFault(VECTOR.GP);
     o.cpu.mmu.flush();
   },
   INVD: (o) => privileged(o),

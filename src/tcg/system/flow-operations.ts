@@ -1,28 +1,35 @@
 /** Interrupts, system calls, far transfers, flags (SDM vol. 2). */
 import { FLAG } from '../emit/rflags.ts';
 import { R, S, SEG } from '../layout.ts';
+import type { EventKind } from './delivery.ts';
+import { SHADOW } from './events.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import { address, immediate, iopl, type Operations, privileged } from './operands.ts';
 import type { Operation } from './operations.ts';
+import { isCanonical } from './registers.ts';
 import { RIGHTS } from './segments.ts';
 
 const RSP = 4;
+const RBP = 5;
 const RCX = 1;
 const RDX = 2;
 const R11 = 11;
 const EFER_SCE = 1n;
+/** RFLAGS that SYSRET takes from R11: all but RF, VM and the reserved ones. */
+const SYSRET_FLAGS = 0x3c_7fd7n;
 
-/** Delivers a software interrupt; the return address is the next instruction. */
-function software(o: Operation, vector: number): true {
+/** Delivers an event of an instruction as its only effect; the return address is the next instruction. */
+function deliver(o: Operation, vector: number, kind: EventKind): true {
   const { state } = o.cpu;
   const before = state.rip;
   state.rip = o.system.nextRip(o.pc);
   try {
-    o.system.delivery.deliver(vector, 0, 'software');
+    o.system.delivery.deliver(vector, 0, kind);
   } catch (error) {
     state.rip = before;
     throw error;
   }
+  o.system.noTrap();
   return true;
 }
 
@@ -36,32 +43,15 @@ function flat(o: Operation, selector: number, stack: number, cpl: number, long: 
   o.system.segments.set(SEG.SS, (stack & 0xfffc) | cpl, 0n, 0xffff_ffff, FLAT_DATA | (cpl << 5));
 }
 
-/** Reads from the stack without moving it. */
-function stackAt(o: Operation, offset: number, bytes: number): bigint {
-  const { state } = o.cpu;
-  const base = o.system.segments.is64 ? 0n : o.system.segments.base(SEG.SS);
-  const at = (state.gpr(RSP) + BigInt(offset)) & state.u64(S.STACK_MASK);
-  return o.system.linear.get(base + at, bytes);
-}
-
-function moveStack(o: Operation, by: number): void {
-  const { state } = o.cpu;
-  const mask = state.u64(S.STACK_MASK);
-  state.setGpr(RSP, (state.gpr(RSP) & ~mask) | ((state.gpr(RSP) + BigInt(by)) & mask));
-}
-
-function push(o: Operation, value: bigint, bytes: number): void {
-  const { state } = o.cpu;
-  const base = o.system.segments.is64 ? 0n : o.system.segments.base(SEG.SS);
-  const at = (state.gpr(RSP) - BigInt(bytes)) & state.u64(S.STACK_MASK);
-  o.system.linear.set(base + at, value, bytes);
-  moveStack(o, -bytes);
-}
-
 function farPointer(o: Operation): { selector: number; offset: bigint } {
   const at = address(o, o.size + 2);
   const offset = o.system.linear.get(at, o.size);
   return { selector: Number(o.system.linear.get(at + BigInt(o.size), 2)), offset };
+}
+
+/** CLI and STI need I/O privilege, in virtual-8086 mode too (SDM vol. 2). */
+function mayMask(o: Operation): void {
+  if (o.cpu.state.cr0 & 1 && o.cpu.state.cpl > iopl(o)) throw new GuestFault(VECTOR.GP);
 }
 
 function far(o: Operation, call: boolean): true {
@@ -72,26 +62,26 @@ function far(o: Operation, call: boolean): true {
 }
 
 export const FLOW_OPERATIONS: Operations = {
-  INT3: (o) => software(o, VECTOR.BP),
+  INT3: (o) => deliver(o, VECTOR.BP, 'software'),
   INT(o) {
     const vm = (o.cpu.state.eflags & FLAG.VM) !== 0;
     if (vm && iopl(o) < 3) throw new GuestFault(VECTOR.GP);
-    return software(o, Number(immediate(o) & 0xffn));
+    return deliver(o, Number(immediate(o) & 0xffn), 'software');
   },
   INTO(o) {
     if ((Number(o.cpu.rflags) & FLAG.OF) === 0) {
       o.cpu.state.rip = o.system.nextRip(o.pc);
       return true;
     }
-    return software(o, VECTOR.OF);
+    return deliver(o, VECTOR.OF, 'software');
   },
   INT1(o) {
-    o.cpu.state.rip = o.system.nextRip(o.pc);
-    o.system.delivery.deliver(VECTOR.DB, 0, 'exception');
+    deliver(o, VECTOR.DB, 'exception');
+    o.system.debug.entered();
     return true;
   },
   IRET(o) {
-    o.system.delivery.iret(o.size);
+    o.system.interruptReturn.iret(o.size);
     return true;
   },
   SYSCALL(o) {
@@ -103,6 +93,8 @@ export const FLOW_OPERATIONS: Operations = {
     state.setGpr(R11, o.cpu.rflags & ~BigInt(FLAG.RF));
     const flags = o.cpu.rflags & ~state.u64(S.FMASK) & ~BigInt(FLAG.RF);
     o.cpu.rflags = flags;
+    // A single-step trap follows only if TF stays set.
+    if ((state.eflags & FLAG.TF) === 0) o.system.noTrap();
     const selector = Number((state.u64(S.STAR) >> 32n) & 0xfffcn);
     flat(o, selector, selector + 8, 0, true);
     state.rip = state.u64(from64 ? S.LSTAR : S.CSTAR);
@@ -118,10 +110,11 @@ export const FLOW_OPERATIONS: Operations = {
     if (long && BigInt.asUintN(64, BigInt.asIntN(48, target)) !== target) throw new GuestFault(VECTOR.GP);
     const base = Number((state.u64(S.STAR) >> 48n) & 0xffffn);
     // RF and VM come back as 0 (SDM vol. 2, SYSRET).
-    o.cpu.rflags = (state.gpr(R11) & 0x3c_7fd7n) | 2n;
+    o.cpu.rflags = (state.gpr(R11) & SYSRET_FLAGS) | 2n;
     flat(o, base + (long ? 16 : 0), base + 8, 3, long);
     state.rip = long ? target : target & 0xffff_ffffn;
-    if (state.eflags & FLAG.IF && state.i32(S.IRQ_WAITING)) state.setI32(S.ATTENTION, 1);
+    const waits = (state.eflags & FLAG.IF) !== 0 && state.i32(S.IRQ_WAITING) !== 0;
+    if (waits || state.eflags & FLAG.TF) state.attend();
     return true;
   },
   SYSENTER(o) {
@@ -144,6 +137,7 @@ export const FLOW_OPERATIONS: Operations = {
     const long = o.size === 8;
     const selector = cs + (long ? 32 : 16);
     const [rsp, rip] = [state.gpr(RCX), state.gpr(RDX)];
+    if (long && (!isCanonical(rsp) || !isCanonical(rip))) throw new GuestFault(VECTOR.GP);
     flat(o, selector, selector + 8, 3, long);
     state.setGpr(RSP, long ? rsp : rsp & 0xffff_ffffn);
     state.rip = long ? rip : rip & 0xffff_ffffn;
@@ -157,26 +151,29 @@ export const FLOW_OPERATIONS: Operations = {
     state.setU64(S.KERNEL_GS_BASE, base);
   },
   CLI(o) {
-    if (o.cpu.state.cpl > iopl(o) && !o.system.segments.isReal) throw new GuestFault(VECTOR.GP);
+    mayMask(o);
     o.cpu.state.eflags &= ~FLAG.IF;
   },
   STI(o) {
     const { state } = o.cpu;
-    if (state.cpl > iopl(o) && !o.system.segments.isReal) throw new GuestFault(VECTOR.GP);
-    if ((state.eflags & FLAG.IF) === 0) o.system.shadow(o.pc);
+    mayMask(o);
+    if ((state.eflags & FLAG.IF) === 0) o.system.shadow(o.pc, SHADOW.STI);
     state.eflags |= FLAG.IF;
-    if (state.i32(S.IRQ_WAITING)) state.setI32(S.ATTENTION, 1);
+    if (state.i32(S.IRQ_WAITING)) state.attend();
   },
   PUSHF(o) {
     if (o.cpu.state.eflags & FLAG.VM && iopl(o) < 3) throw new GuestFault(VECTOR.GP);
-    push(o, o.cpu.rflags & ~BigInt(FLAG.RF | FLAG.VM), o.size);
+    const stack = o.system.privilege.stack();
+    stack.push(o.cpu.rflags & ~BigInt(FLAG.RF | FLAG.VM), o.size);
+    o.cpu.state.setGpr(RSP, stack.pointer);
   },
   POPF(o) {
     const { state } = o.cpu;
     if (state.eflags & FLAG.VM && iopl(o) < 3) throw new GuestFault(VECTOR.GP);
-    const value = stackAt(o, 0, o.size);
-    moveStack(o, o.size);
-    o.system.delivery.setFlags(value, o.size, o.system.segments.isReal ? 0 : state.cpl, true);
+    const stack = o.system.privilege.stack();
+    const value = stack.pop(o.size);
+    state.setGpr(RSP, stack.pointer);
+    o.system.interruptReturn.setFlags(value, o.size, state.cpl, true);
     // TF begins to count after the next instruction: a new block.
     state.rip = o.system.nextRip(o.pc);
     return true;
@@ -185,47 +182,42 @@ export const FLOW_OPERATIONS: Operations = {
     const { state } = o.cpu;
     const size = state.view.getUint16(o.pc + R.IMMEDIATE, true);
     const level = state.view.getUint16(o.pc + R.IMMEDIATE + 2, true) & 31;
-    const rbp = 5;
-    const before = state.gpr(RSP);
-    try {
-      push(o, state.gpr(rbp), o.size);
-      const frame = state.gpr(RSP);
-      for (let i = 1; i < level; i++) {
-        const base = o.system.segments.is64 ? 0n : o.system.segments.base(SEG.SS);
-        const at = (state.gpr(rbp) - BigInt(i * o.size)) & state.u64(S.STACK_MASK);
-        push(o, o.system.linear.get(base + at, o.size), o.size);
-      }
-      if (level > 0) push(o, frame, o.size);
-      moveStack(o, -size);
-      const old = state.gpr(rbp);
-      state.setGpr(
-        rbp,
-        o.size === 2 ? (old & ~0xffffn) | (frame & 0xffffn) : o.size === 4 ? frame & 0xffff_ffffn : frame,
-      );
-    } catch (error) {
-      state.setGpr(RSP, before);
-      throw error;
+    const old = state.gpr(RBP);
+    const stack = o.system.privilege.stack();
+    const frames = o.system.privilege.stack();
+    frames.offset = old & state.u64(S.STACK_MASK);
+    stack.push(old, o.size);
+    const frame = stack.pointer;
+    for (let i = 1; i < level; i++) {
+      frames.skip(-o.size);
+      stack.push(frames.peek(o.size), o.size);
     }
+    if (level > 0) stack.push(frame, o.size);
+    stack.skip(-size);
+    // A push must be possible where the stack pointer ends (SDM vol. 2, ENTER).
+    stack.probe(o.size);
+    state.setGpr(RSP, stack.pointer);
+    state.setGpr(
+      RBP,
+      o.size === 2 ? (old & ~0xffffn) | (frame & 0xffffn) : o.size === 4 ? frame & 0xffff_ffffn : frame,
+    );
   },
   PUSHA(o) {
     const { state } = o.cpu;
-    const before = state.gpr(RSP);
-    try {
-      for (let i = 0; i < 8; i++) push(o, i === RSP ? before : state.gpr(i), o.size);
-    } catch (error) {
-      state.setGpr(RSP, before);
-      throw error;
-    }
+    const stack = o.system.privilege.stack();
+    for (let i = 0; i < 8; i++) stack.push(state.gpr(i), o.size);
+    state.setGpr(RSP, stack.pointer);
   },
   POPA(o) {
     const { state } = o.cpu;
-    const values = Array.from({ length: 8 }, (_, i) => stackAt(o, i * o.size, o.size));
+    const stack = o.system.privilege.stack();
+    const values = Array.from({ length: 8 }, () => stack.pop(o.size));
     values.forEach((value, i) => {
       const number = 7 - i;
       if (number === RSP) return;
       state.setGpr(number, o.size === 2 ? (state.gpr(number) & ~0xffffn) | value : value);
     });
-    moveStack(o, 8 * o.size);
+    state.setGpr(RSP, stack.pointer);
   },
   CALL_FAR: (o) => far(o, true),
   JMP_FAR: (o) => far(o, false),

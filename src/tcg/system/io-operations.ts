@@ -38,6 +38,8 @@ function portOf(o: Operation): number {
 }
 
 function access(o: Operation, port: number, write: boolean, data: Uint8Array): void {
+  // A breakpoint on the port: the instruction is executed again, alone.
+  if (!o.system.debug.port(port, data.length)) throw new DeviceExit();
   if (!o.cpu.log.access('port', port, write, data)) throw new DeviceExit();
 }
 
@@ -66,10 +68,16 @@ function string(o: Operation, transfer: (bytes: number) => number): boolean {
   return true;
 }
 
-function stringAddress(o: Operation, register: number, segment: number): bigint {
+function stringAddress(
+  o: Operation,
+  register: number,
+  segment: number,
+  bytes: number,
+  write: boolean,
+): bigint {
   const { state } = o.cpu;
   const mask = state.view.getBigUint64(o.pc + R.IMMEDIATE, true);
-  return (state.u64(S.SEGMENT_BASE + segment * 8) + (state.gpr(register) & mask)) & ((1n << 64n) - 1n);
+  return o.system.segments.linear(segment, state.gpr(register) & mask, bytes, write);
 }
 
 export const IO_OPERATIONS: Operations = {
@@ -95,7 +103,7 @@ export const IO_OPERATIONS: Operations = {
     const port = Number(o.cpu.state.gpr(RDX) & 0xffffn);
     return string(o, (bytes) => {
       permit(o, port, bytes);
-      const at = stringAddress(o, RDI, SEG.ES);
+      const at = stringAddress(o, RDI, SEG.ES, bytes, true);
       o.system.linear.probe(at, bytes, ACCESS.write);
       const data = new Uint8Array(bytes);
       access(o, port, false, data);
@@ -109,7 +117,7 @@ export const IO_OPERATIONS: Operations = {
       permit(o, port, bytes);
       const data = new Uint8Array(bytes);
       const segment = o.cpu.state.bytes[o.pc + R.EXTRA];
-      o.system.linear.read(stringAddress(o, RSI, segment), data);
+      o.system.linear.read(stringAddress(o, RSI, segment, bytes, false), data);
       access(o, port, true, data);
       return RSI;
     });

@@ -2,6 +2,7 @@
 import type { Cpu } from '../cpu.ts';
 import { ACCESS } from '../emit/access.ts';
 import { PAGE, S } from '../layout.ts';
+import { alignmentOf } from '../mmu/mmu.ts';
 import { WALK } from '../mmu/walk.ts';
 import { DeviceExit, GuestFault, VECTOR } from './fault.ts';
 
@@ -26,6 +27,7 @@ export class LinearMemory {
   /** Reads bytes. `system`: with supervisor privilege whatever CPL is (descriptor tables, TSS). */
   read(linear: bigint, into: Uint8Array, system = false): void {
     const { map, state, log } = this.#cpu;
+    if (!system) this.#look(linear, into.length, ACCESS.read);
     for (let done = 0; done < into.length; ) {
       const gpa = this.#walk(linear + BigInt(done), ACCESS.read, system);
       const length = Math.min(into.length - done, PAGE - (gpa & (PAGE - 1)));
@@ -41,6 +43,7 @@ export class LinearMemory {
   /** Writes bytes; nothing is written when any of them may not be. */
   write(linear: bigint, from: Uint8Array, system = false): void {
     const { mmu, map, state, log } = this.#cpu;
+    if (!system) this.#look(linear, from.length, ACCESS.write);
     const pieces: { gpa: number; start: number; length: number }[] = [];
     for (let done = 0; done < from.length; ) {
       const gpa = this.#walk(linear + BigInt(done), ACCESS.write, system);
@@ -64,6 +67,21 @@ export class LinearMemory {
       this.#walk(at, access, system);
   }
 
+  /** Data breakpoints: an access that hits one outside of a single step abandons the instruction. */
+  #look(linear: bigint, bytes: number, access: number): void {
+    const { breakpoints } = this.#cpu.mmu;
+    if (breakpoints === undefined || this.withoutDevices) return;
+    const low = Number(linear & 0xffff_ffffn) | 0;
+    const high = Number((linear & MASK64) >> 32n) | 0;
+    if (!breakpoints.access(low, high, bytes, access)) throw new DeviceExit();
+  }
+
+  /** @throws GuestFault #AC where user code must align what it accesses */
+  #align(linear: bigint, bytes: number): void {
+    if (this.#cpu.mmu.checksAlignment && linear & BigInt(alignmentOf(bytes) - 1))
+      throw new GuestFault(VECTOR.AC);
+  }
+
   #walk(linear: bigint, access: number, system: boolean): number {
     const { mmu, state } = this.#cpu;
     const low = Number(linear & 0xffff_ffffn) | 0;
@@ -79,11 +97,13 @@ export class LinearMemory {
   get(linear: bigint, bytes: number, system = false): bigint {
     this.#view.setBigUint64(0, 0n);
     this.read(linear, this.#buffer.subarray(0, bytes), system);
+    if (!system) this.#align(linear, bytes);
     return this.#view.getBigUint64(0, true);
   }
 
   set(linear: bigint, value: bigint, bytes: number, system = false): void {
     this.#view.setBigUint64(0, value & MASK64, true);
+    if (!system) this.#align(linear, bytes);
     this.write(linear, this.#buffer.subarray(0, bytes), system);
   }
 }

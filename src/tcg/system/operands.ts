@@ -6,6 +6,8 @@ import { R, S } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import type { Operation, OperationFunction } from './operations.ts';
 
+const CR4_UMIP = 0x800;
+
 /** A part of the operation table. */
 export type Operations = Readonly<Record<string, OperationFunction>>;
 
@@ -65,6 +67,11 @@ export function immediate(o: Operation): bigint {
 /** @throws GuestFault #GP(0) unless CPL is 0 */
 export function privileged(o: Operation): void {
   if (o.cpu.state.cpl !== 0) throw new GuestFault(VECTOR.GP);
+}
+
+/** SGDT and its kin are refused to user code with CR4.UMIP. @throws GuestFault #GP(0) */
+export function umip(o: Operation): void {
+  if (o.cpu.state.cr4 & CR4_UMIP && o.cpu.state.cpl > 0) throw new GuestFault(VECTOR.GP);
 }
 
 /** I/O privilege level. */

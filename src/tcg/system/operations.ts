@@ -3,18 +3,25 @@
  * generated code raise.
  */
 import type { Cpu, Outcome } from '../cpu.ts';
+import type { CpuState } from '../cpu-state.ts';
 import { FLAG } from '../emit/rflags.ts';
-import { R, S, STATUS } from '../layout.ts';
+import { PAGE, R, S, SEG, STATUS } from '../layout.ts';
 import { SYSTEM_NAMES } from '../table/system-operations.ts';
+import { DebugRegisters, DR6 } from './debug.ts';
 import { Delivery, type EventKind } from './delivery.ts';
+import { Events, interruptShadow, SHADOW } from './events.ts';
 import { FarTransfers } from './far.ts';
 import { DeviceExit, GuestFault, VECTOR } from './fault.ts';
 import { OPERATIONS } from './instructions.ts';
+import { InterruptReturn } from './iret.ts';
 import { LinearMemory } from './linear.ts';
+import { Notices } from './notices.ts';
+import { Privilege } from './privilege.ts';
 import { SystemRegisters } from './registers.ts';
 import { Segments } from './segments.ts';
 
 const MASK64 = (1n << 64n) - 1n;
+const NO_SHADOW = MASK64;
 const CONTRIBUTORY = new Set<number>([VECTOR.DE, VECTOR.TS, VECTOR.NP, VECTOR.SS, VECTOR.GP]);
 
 /** One operation being carried out. */
@@ -33,41 +40,132 @@ export interface Operation {
 /** Carries an operation out: gives true when it has set S.RIP itself, anything else when the next record follows. */
 export type OperationFunction = (o: Operation) => unknown;
 
-/** An instruction that is not implemented, reported once for each. */
-export type UndefinedListener = (rip: bigint, bytes: Uint8Array) => void;
-
 /** System operations of one vCPU. */
 export class SystemOperations {
   readonly segments: Segments;
   readonly linear: LinearMemory;
   readonly delivery: Delivery;
+  readonly privilege: Privilege;
+  readonly interruptReturn: InterruptReturn;
   readonly far: FarTransfers;
   readonly registers: SystemRegisters;
+  readonly debug: DebugRegisters;
+  readonly events = new Events();
+  readonly notices = new Notices();
   /** Single-stepping for a debugger, besides TF. */
   debugStep = false;
+  /** Told of everything that is delivered, before it is. */
+  onEvent: ((vector: number, error: number, kind: EventKind) => void) | undefined;
+  /** The next instruction has to be executed alone. */
+  stepOnce = false;
   #outcome: Outcome = 'continue';
   /** Where to go on after an instruction that has left run() but is complete. */
   #resume: bigint | undefined;
   #trapArmed = false;
+  /** DR6 bits of traps that MOV SS has put off. */
+  #held = 0;
+  /** The instruction to be executed was begun in an interrupt shadow. */
+  #inShadow = false;
   readonly #cpu: Cpu;
 
   constructor(cpu: Cpu) {
     this.#cpu = cpu;
     this.linear = new LinearMemory(cpu);
     this.segments = new Segments(cpu, this.linear);
-    this.delivery = new Delivery(cpu, this.segments, this.linear);
-    this.far = new FarTransfers(cpu, this.segments, this.linear);
+    this.privilege = new Privilege(cpu, this.segments, this.linear);
+    this.delivery = new Delivery(cpu, this.segments, this.linear, this.privilege);
+    this.interruptReturn = new InterruptReturn(cpu, this.segments, this.privilege);
+    this.far = new FarTransfers(cpu, this.segments, this.linear, this.privilege);
     this.registers = new SystemRegisters(cpu, this.segments);
+    this.debug = new DebugRegisters(cpu);
+    cpu.blocks.guard = {
+      allows: (low, high) => this.#guardFetch(low, high),
+      fits: (length) => this.#fits(length),
+    };
   }
 
   /** Whether run() must come back after each instruction. */
   get singleStep(): boolean {
-    return this.debugStep || (this.#cpu.state.eflags & FLAG.TF) !== 0;
+    return this.debugStep || this.stepOnce || (this.#cpu.state.eflags & FLAG.TF) !== 0;
   }
 
-  /** To be called before each run(): TF counts as it was before the instruction. */
-  beforeStep(): void {
-    this.#trapArmed = (this.#cpu.state.eflags & FLAG.TF) !== 0;
+  /**
+   * To be called before each instruction or run of them, but not when one is executed again: delivers what waits, and
+   * looks for an instruction breakpoint.
+   * @returns how run() ends at once; undefined when the instruction is to be executed
+   */
+  begin(): Outcome | undefined {
+    const { state } = this.#cpu;
+    const { events, debug } = this;
+    if (events.tripleFault) return 'shutdown';
+    this.#inShadow = interruptShadow(this.#cpu) !== 0;
+    const event = events.take(!this.#inShadow);
+    if (event !== undefined)
+      return this.raise(event.vector, event.error, event.kind) ? 'continue' : 'shutdown';
+    // What waits is to be looked for right behind the shadow.
+    if (this.#inShadow) {
+      if (events.nmiWaits || state.i32(S.IRQ_WAITING) !== 0) this.stepOnce = true;
+      else state.setU64(S.SHADOW_RIP, NO_SHADOW);
+    }
+    const resumes = (state.eflags & FLAG.RF) !== 0;
+    state.eflags &= ~FLAG.RF;
+    if (debug.hasCode && !resumes) {
+      const hits = debug.codeAt(this.#linearRip());
+      if (hits !== 0) {
+        debug.report(hits);
+        return this.raise(VECTOR.DB, 0, 'exception') ? 'continue' : 'shutdown';
+      }
+    }
+    debug.takeHits();
+    this.#trapArmed = (state.eflags & FLAG.TF) !== 0;
+    return undefined;
+  }
+
+  /** RIP as a linear address. */
+  #linearRip(): bigint {
+    const { state } = this.#cpu;
+    if (this.segments.is64) return state.rip;
+    return (state.rip + state.u64(S.SEGMENT_BASE + SEG.CS * 8)) & 0xffff_ffffn;
+  }
+
+  /**
+   * Asked by the block cache before it looks code up, with the linear address in halves.
+   * @returns false when the code must not be executed so: a fault was raised, or single steps are due
+   */
+  #guardFetch(low: number, high: number): boolean {
+    const { state, blocks } = this.#cpu;
+    if (!this.segments.is64 && !this.#withinLimit(state)) return false;
+    if (blocks.single || !this.debug.hasCode || !this.debug.isCodePage(low, high)) return true;
+    this.stepOnce = true;
+    return false;
+  }
+
+  /** CS limit: near it instructions are looked at one by one (SDM vol. 3A 5.3). */
+  #withinLimit(state: CpuState): boolean {
+    const limit = state.i32(S.LIMIT + SEG.CS * 4);
+    if (limit === -1) return true;
+    const left = (limit >>> 0) - (state.i32(S.RIP) >>> 0);
+    if (left < 0) {
+      state.setI32(S.FAULT_VECTOR, VECTOR.GP);
+      state.setI32(S.FAULT_ERROR, 0);
+      return false;
+    }
+    if (left >= PAGE || this.#cpu.blocks.single) return true;
+    this.stepOnce = true;
+    return false;
+  }
+
+  /**
+   * Asked before a block of one instruction is entered.
+   * @returns false when the instruction does not lie within the CS limit: the fault was raised
+   */
+  #fits(length: number): boolean {
+    const { state } = this.#cpu;
+    const limit = state.i32(S.LIMIT + SEG.CS * 4) >>> 0;
+    if (this.segments.is64 || (state.i32(S.RIP) >>> 0) + length - 1 <= limit) return true;
+    state.setI32(S.FAULT_VECTOR, VECTOR.GP);
+    state.setI32(S.FAULT_ERROR, 0);
+    return false;
   }
 
   /** The import: see Helpers.system. */
@@ -113,17 +211,36 @@ export class SystemOperations {
   takeOutcome(): Outcome {
     const outcome = this.#outcome;
     this.#outcome = 'continue';
-    if (this.#resume !== undefined) this.#cpu.state.rip = this.#resume;
+    if (this.#resume === undefined) return outcome;
+    this.#cpu.state.rip = this.#resume;
     this.#resume = undefined;
-    return outcome;
+    // A single-step trap comes before the halt.
+    return this.afterStep() ? 'continue' : outcome;
   }
 
-  /** After a block of one instruction with TF: the trap. @returns whether something was delivered */
+  /** The instruction is not followed by a single-step trap: it began an event of its own (SDM vol. 3B 17.3.1.4). */
+  noTrap(): void {
+    this.#trapArmed = false;
+  }
+
+  /** After run() came to an end between two instructions: the traps of the one before. @returns whether one was delivered */
   afterStep(): boolean {
-    const { state } = this.#cpu;
-    // An instruction that sets TF is not trapped itself.
-    if ((state.eflags & FLAG.TF) === 0 || !this.#trapArmed) return false;
-    state.setU64(S.DR + 6 * 8, state.u64(S.DR + 6 * 8) | 0x4000n);
+    const { state, blocks } = this.#cpu;
+    if (!blocks.single) return false;
+    this.stepOnce = false;
+    const shadow = interruptShadow(this.#cpu);
+    const begun = shadow !== 0 && !this.#inShadow;
+    if (this.#inShadow) state.setU64(S.SHADOW_RIP, NO_SHADOW);
+    // After MOV SS traps wait for the next instruction, whose own they become; a single-step trap is lost.
+    if (begun && this.events.shadowKind === SHADOW.MOV_SS) {
+      this.#held = this.debug.takeHits();
+      this.stepOnce = this.#held !== 0;
+      return false;
+    }
+    const bits = this.#held | this.debug.takeHits() | (this.#trapArmed ? DR6.BS : 0);
+    this.#held = 0;
+    if (bits === 0) return false;
+    this.debug.report(bits);
     this.raise(VECTOR.DB, 0, 'exception');
     return true;
   }
@@ -151,8 +268,8 @@ export class SystemOperations {
     let [v, e, k] = [vector, error, kind];
     for (;;) {
       try {
-        // A fault's image of RF is set (SDM vol. 3A 17.3.1.1), a trap's is not.
         this.delivery.deliver(v, e, k);
+        if (v === VECTOR.DB) this.debug.entered();
         return true;
       } catch (nested) {
         if (!(nested instanceof GuestFault)) throw nested;
@@ -173,9 +290,10 @@ export class SystemOperations {
     return (state.eflags & FLAG.IF) !== 0 && state.u64(S.SHADOW_RIP) !== state.rip;
   }
 
-  /** No interrupt is taken before the next instruction. */
-  shadow(pc: number): void {
+  /** No interrupt is taken before the next instruction is complete. @param kind one of SHADOW */
+  shadow(pc: number, kind: number): void {
     this.#cpu.state.setU64(S.SHADOW_RIP, this.nextRip(pc));
+    this.events.shadowKind = kind;
   }
 }
 

@@ -1,6 +1,7 @@
 /** Loading and examining segments (SDM vol. 2). */
 import { FLAG } from '../emit/rflags.ts';
-import { S, SEG } from '../layout.ts';
+import { SEG } from '../layout.ts';
+import { SHADOW } from './events.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import {
   address,
@@ -9,6 +10,7 @@ import {
   readOperand,
   readRegister,
   registerNumber,
+  umip,
   writeOperand,
   writeRegister,
 } from './operands.ts';
@@ -16,7 +18,6 @@ import type { Operation } from './operations.ts';
 import { type Descriptor, dpl, RIGHTS, SYSTEM_TYPE } from './segments.ts';
 
 const RSP = 4;
-const CR4_UMIP = 0x800;
 
 function setZero({ cpu }: Operation, zero: boolean): void {
   const flags = cpu.exports.getFlags() & ~BigInt(FLAG.ZF);
@@ -61,7 +62,7 @@ function protectedMode(o: Operation): void {
 
 function storeSelector(o: Operation, segment: number): void {
   protectedMode(o);
-  if (o.cpu.state.cr4 & CR4_UMIP && o.cpu.state.cpl > 0) throw new GuestFault(VECTOR.GP);
+  umip(o);
   const selector = BigInt(o.system.segments.selector(segment));
   if (o.memory) writeOperand(o, selector, 2);
   else writeRegister(o, 0, selector);
@@ -78,18 +79,16 @@ export const SEGMENT_OPERATIONS: Operations = {
     const segment = registerNumber(o, 0);
     if (segment === SEG.CS || segment > SEG.GS) throw new GuestFault(VECTOR.UD);
     o.system.segments.load(segment, Number(readOperand(o, 1, 2)));
-    if (segment === SEG.SS) o.system.shadow(o.pc);
+    if (segment === SEG.SS) o.system.shadow(o.pc, SHADOW.MOV_SS);
     return continueAfter(o);
   },
   POP_SEG(o) {
-    const { state } = o.cpu;
-    const mask = state.u64(S.STACK_MASK);
-    const base = o.system.segments.is64 ? 0n : o.system.segments.base(SEG.SS);
-    const selector = Number(o.system.linear.get(base + (state.gpr(RSP) & mask), 2));
-    const moved = (state.gpr(RSP) & ~mask) | ((state.gpr(RSP) + BigInt(o.size)) & mask);
+    const stack = o.system.privilege.stack();
+    const selector = Number(stack.pop(2));
+    stack.skip(o.size - 2);
     o.system.segments.load(o.detail, selector);
-    state.setGpr(RSP, moved);
-    if (o.detail === SEG.SS) o.system.shadow(o.pc);
+    o.cpu.state.setGpr(RSP, stack.pointer);
+    if (o.detail === SEG.SS) o.system.shadow(o.pc, SHADOW.MOV_SS);
     return continueAfter(o);
   },
   LOAD_FAR_POINTER(o) {
@@ -114,7 +113,7 @@ export const SEGMENT_OPERATIONS: Operations = {
     const d = segments.descriptor(selector);
     if (selector & 4 || (d.rights & 0x1f) !== SYSTEM_TYPE.LDT) throw new GuestFault(VECTOR.GP, error);
     if ((d.rights & RIGHTS.P) === 0) throw new GuestFault(VECTOR.NP, error);
-    const base = d.base | (segments.isLongMode ? segments.upperBase(selector) : 0n);
+    const base = segments.isLongMode ? segments.upperAddress(selector, d.base) : d.base;
     segments.set(SEG.LDT, selector, base, d.limit, d.rights);
   },
   LTR(o) {
@@ -129,7 +128,7 @@ export const SEGMENT_OPERATIONS: Operations = {
     const available = type === SYSTEM_TYPE.TSS || (type === SYSTEM_TYPE.TSS16 && !segments.isLongMode);
     if (!available) throw new GuestFault(VECTOR.GP, error);
     if ((d.rights & RIGHTS.P) === 0) throw new GuestFault(VECTOR.NP, error);
-    const base = d.base | (segments.isLongMode ? segments.upperBase(selector) : 0n);
+    const base = segments.isLongMode ? segments.upperAddress(selector, d.base) : d.base;
     segments.mark(selector, 2);
     segments.set(SEG.TR, selector, base, d.limit, d.rights | 2);
   },

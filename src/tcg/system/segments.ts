@@ -154,33 +154,65 @@ export class Segments {
     state.setI32(S.SEGMENT_LAST_WRITE + segment * 4, writable ? last : 0);
   }
 
+  /** Linear address of an access by segment and offset. @throws GuestFault #SS or #GP outside of the segment */
+  linear(segment: number, offset: bigint, bytes: number, write: boolean): bigint {
+    const state = this.#state;
+    const linear = state.u64(S.SEGMENT_BASE + segment * 8) + offset;
+    if (this.is64) return BigInt.asUintN(64, linear);
+    const field = (at: number) => BigInt(state.i32(at + segment * 4) >>> 0);
+    const first = field(write ? S.SEGMENT_FIRST_WRITE : S.SEGMENT_FIRST);
+    const last = field(write ? S.SEGMENT_LAST_WRITE : S.SEGMENT_LAST_READ);
+    if (offset < first || offset + BigInt(bytes - 1) > last)
+      throw new GuestFault(segment === SEG.SS ? VECTOR.SS : VECTOR.GP);
+    return BigInt.asUintN(32, linear);
+  }
+
   /** Real-mode load: the base is 16 times the selector. */
   setReal(segment: number, selector: number): void {
     const v86 = (this.#state.eflags & 0x2_0000) !== 0;
+    // Real mode keeps limit and rights; in virtual-8086 mode they are those of data at level 3 (SDM vol. 3B 21.2).
     const rights = v86 ? 0xf3 : (this.rights(segment) & ~RIGHTS.UNUSABLE) | RIGHTS.P;
     this.set(segment, selector, BigInt(selector << 4), v86 ? 0xffff : this.limit(segment), rights);
   }
 
-  /** Reads a descriptor. @throws GuestFault with the vector given and the selector as error code */
-  descriptor(selector: number, vector: number = VECTOR.GP): Descriptor {
-    const at = this.#address(selector, vector);
+  /**
+   * Reads a descriptor.
+   * @param ext the EXT bit of the error code
+   * @throws GuestFault with the vector given and the selector as error code
+   */
+  descriptor(selector: number, vector: number = VECTOR.GP, ext = 0): Descriptor {
+    const at = this.#address(selector, vector, ext);
     const raw = this.#memory.get(at, 8, true);
     return parseDescriptor(raw);
   }
 
-  #address(selector: number, vector: number): bigint {
+  #address(selector: number, vector: number, ext = 0): bigint {
     const state = this.#state;
     const inLdt = (selector & 4) !== 0;
     const limit = inLdt ? this.limit(SEG.LDT) : state.i32(S.GDT_LIMIT) >>> 0;
     const unusable = inLdt && (this.rights(SEG.LDT) & RIGHTS.UNUSABLE) !== 0;
-    if (unusable || (selector | 7) > limit) throw new GuestFault(vector, selector & 0xfffc);
+    if (unusable || (selector | 7) > limit) throw new GuestFault(vector, (selector & 0xfffc) | ext);
     return (inLdt ? this.base(SEG.LDT) : state.u64(S.GDT_BASE)) + BigInt(selector & 0xfff8);
   }
 
-  /** The upper half of a 16-byte descriptor's base (long mode LDT and TSS). */
-  upperBase(selector: number): bigint {
-    const at = this.#address(selector, VECTOR.GP);
-    return this.#memory.get(at + 8n, 4, true) << 32n;
+  /**
+   * The upper half of a 16-byte descriptor's address (long mode: LDT, TSS, call gate).
+   * @throws GuestFault #GP when its type field is not zero or the address is not canonical
+   */
+  upperAddress(selector: number, lower: bigint): bigint {
+    const upper = this.#memory.get(this.#address(selector, VECTOR.GP) + 8n, 8, true);
+    if ((selector | 15) > (selector & 4 ? this.limit(SEG.LDT) : this.#state.i32(S.GDT_LIMIT) >>> 0))
+      throw new GuestFault(VECTOR.GP, selector & 0xfffc);
+    const address = lower | ((upper & 0xffff_ffffn) << 32n);
+    const type = (upper >> 40n) & 0x1fn;
+    if (type !== 0n || BigInt.asUintN(64, BigInt.asIntN(48, address)) !== address)
+      throw new GuestFault(VECTOR.GP, selector & 0xfffc);
+    return address;
+  }
+
+  /** Sets the accessed bit in memory. To be called before anything is changed: it may fault. */
+  markAccessed(selector: number, d: Descriptor): void {
+    if ((d.rights & RIGHTS.ACCESSED) === 0) this.mark(selector, RIGHTS.ACCESSED);
   }
 
   /** Sets bits of a descriptor's access byte in memory. */
@@ -222,7 +254,7 @@ export class Segments {
       }
       if ((d.rights & RIGHTS.P) === 0) throw new GuestFault(VECTOR.NP, error);
     }
-    if ((d.rights & RIGHTS.ACCESSED) === 0) this.mark(selector, RIGHTS.ACCESSED);
+    this.markAccessed(selector, d);
     this.set(segment, selector, d.base, d.limit, d.rights | RIGHTS.ACCESSED);
   }
 
@@ -242,6 +274,7 @@ export class Segments {
     if (this.isLongMode && (d.rights & (RIGHTS.L | RIGHTS.DB)) === (RIGHTS.L | RIGHTS.DB)) {
       throw new GuestFault(vector, error);
     }
+    this.markAccessed(selector, d);
     return d;
   }
 
