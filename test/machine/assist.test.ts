@@ -8,8 +8,9 @@ import { probeKvm, writeIdt } from '../../src/index.ts';
 import type { VmConfig } from '../../src/machine/config.ts';
 import { Vm } from '../../src/machine/vm.ts';
 import { build } from '../boot/support.ts';
-import { longModeVm } from '../support/guests.ts';
+import { guestsOn } from '../support/guests.ts';
 
+const { longModeVm } = guestsOn('kvm');
 const { software, lacking } = probeKvm();
 
 /** Puts an IDT to 0x200000 with handlers at these addresses, and loads it. */
@@ -127,7 +128,7 @@ describe('an instruction that neither KVM nor the assist can carry out', () => {
     const kernel = await build({
       source: `.intel_syntax noprefix\n.globl _start, compute\n_start: call compute\n.type compute, @function\ncompute: fninit; fldpi; fsin; mov al, 1; out 0xf4, al; hlt`,
     });
-    await using vm = await Vm.create({ memory: '32M', boot: { kernel } });
+    await using vm = await Vm.create({ accel: 'kvm', memory: '32M', boot: { kernel } });
     vm.start();
     const exit = await vm.exited;
 

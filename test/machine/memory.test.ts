@@ -1,4 +1,3 @@
-// needs: kvm
 /** Guests that run on every kind of host memory, and on more of it than lies below 4 GiB. */
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -7,7 +6,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { PageTableBuilder } from '../../src/index.ts';
 import type { VmConfig } from '../../src/machine/config.ts';
 import { Vm } from '../../src/machine/vm.ts';
-import { bareVm, longModeVm } from '../support/guests.ts';
+import { ENGINES } from '../support/engines.ts';
+import { guestsOn } from '../support/guests.ts';
 
 const GIB = 2 ** 30;
 let folder: string;
@@ -21,59 +21,76 @@ afterEach(() => {
 /** Reads a byte that the host has put there, adds one, and writes it elsewhere. */
 const INCREMENT = 'mov al, [0x1000]; inc al; mov [0x2001], al; hlt';
 
-async function increments(options: Partial<VmConfig>): Promise<number> {
-  await using vm = await bareVm(INCREMENT, options);
-  if (!options.memoryBackend?.startsWith('file')) vm.memory.writeU8(0x1000, 0x41);
-  vm.start();
-  await vm.exited;
-  return vm.memory.readU8(0x2001);
-}
+describe.each(ENGINES)('on %s', (accel) => {
+  const { bareVm } = guestsOn(accel);
 
-describe('a guest runs on', () => {
-  it.each<[string, Partial<VmConfig>]>([
-    ['anonymous memory', {}],
-    ['anonymous memory provided before the start', { prefault: true }],
-    ['memory that KSM may merge', { mergeable: true }],
-    ['transparent huge pages', { memoryBackend: 'thp', memory: '4M' }],
-    ['a memfd', { memoryBackend: 'memfd' }],
-    ['a memfd provided before the start', { memoryBackend: 'memfd', prefault: true }],
-  ])('%s', async (_, options) => {
-    expect(await increments(options)).toBe(0x42);
+  async function increments(options: Partial<VmConfig>): Promise<number> {
+    await using vm = await bareVm(INCREMENT, options);
+    if (!options.memoryBackend?.startsWith('file')) vm.memory.writeU8(0x1000, 0x41);
+    vm.start();
+    await vm.exited;
+    return vm.memory.readU8(0x2001);
+  }
+
+  describe('a guest runs on', () => {
+    it.each<[string, Partial<VmConfig>]>([
+      ['anonymous memory', {}],
+      ['anonymous memory provided before the start', { prefault: true }],
+      ['memory that KSM may merge', { mergeable: true }],
+      ['transparent huge pages', { memoryBackend: 'thp', memory: '4M' }],
+      ['a memfd', { memoryBackend: 'memfd' }],
+      ['a memfd provided before the start', { memoryBackend: 'memfd', prefault: true }],
+    ])('%s', async (_, options) => {
+      expect(await increments(options)).toBe(0x42);
+    });
+
+    it('a file, which then has what it wrote', async () => {
+      const path = join(folder, 'ram');
+      writeFileSync(path, Buffer.alloc(0x1001, 0x41));
+
+      expect(await increments({ memoryBackend: `file:${path}` })).toBe(0x42);
+
+      expect(statSync(path).size).toBe(2 << 20);
+      expect(readFileSync(path)[0x2001]).toBe(0x42);
+    });
+
+    it('a private view of a file, which does not change', async () => {
+      const path = join(folder, 'ram');
+      writeFileSync(path, Buffer.alloc(0x3000, 0x41));
+
+      expect(await increments({ memoryBackend: `file-private:${path}` })).toBe(0x42);
+
+      expect(readFileSync(path).every((byte) => byte === 0x41)).toBe(true);
+    });
+
+    it('huge pages, or is told that the host has none to give', async () => {
+      const free = Number(readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'utf8'));
+      const options = { memoryBackend: 'hugepages', memory: '2M' };
+
+      if (free > 0) expect(await increments(options)).toBe(0x42);
+      else
+        await expect(increments(options)).rejects.toMatchObject({
+          code: 'TSV_E_HOST_MEMORY',
+          hint: expect.stringMatching(/nr_hugepages/),
+        });
+    });
   });
 
-  it('a file, which then has what it wrote', async () => {
-    const path = join(folder, 'ram');
-    writeFileSync(path, Buffer.alloc(0x1001, 0x41));
-
-    expect(await increments({ memoryBackend: `file:${path}` })).toBe(0x42);
-
-    expect(statSync(path).size).toBe(2 << 20);
-    expect(readFileSync(path)[0x2001]).toBe(0x42);
-  });
-
-  it('a private view of a file, which does not change', async () => {
-    const path = join(folder, 'ram');
-    writeFileSync(path, Buffer.alloc(0x3000, 0x41));
-
-    expect(await increments({ memoryBackend: `file-private:${path}` })).toBe(0x42);
-
-    expect(readFileSync(path).every((byte) => byte === 0x41)).toBe(true);
-  });
-
-  it('huge pages, or is told that the host has none to give', async () => {
-    const free = Number(readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'utf8'));
-    const options = { memoryBackend: 'hugepages', memory: '2M' };
-
-    if (free > 0) expect(await increments(options)).toBe(0x42);
-    else
-      await expect(increments(options)).rejects.toMatchObject({
-        code: 'TSV_E_HOST_MEMORY',
-        hint: expect.stringMatching(/nr_hugepages/),
+  describe('more RAM than the host has', () => {
+    it.each(['anonymous', 'memfd', 'thp'])('is refused for %s', async (memoryBackend) => {
+      await expect(
+        Vm.create({ accel, memory: '3T', memoryBackend, boot: { flat: Uint8Array.of(0xf4) } }),
+      ).rejects.toMatchObject({
+        code: 'TSV_E_MEMORY_SIZE',
+        message: expect.stringContaining('the host has'),
       });
+    });
   });
 });
 
-describe('5 GiB of RAM', () => {
+describe.runIf(ENGINES.includes('kvm'))('5 GiB of RAM on kvm', () => {
+  const { longModeVm } = guestsOn('kvm');
+
   it('is there on both sides of the hole below 4 GiB', async () => {
     // A sparse file takes no more of the host than the pages the guest touches.
     await using vm = await longModeVm(
@@ -101,6 +118,7 @@ describe('5 GiB of RAM', () => {
 
   it('is told to the guest by CMOS', async () => {
     await using vm = await Vm.create({
+      accel: 'kvm',
       memory: '5G',
       memoryBackend: `file:${join(folder, 'ram')}`,
       boot: { flat: Uint8Array.of(0xf4) },
@@ -117,10 +135,13 @@ describe('5 GiB of RAM', () => {
   });
 });
 
-describe('more RAM than the host has', () => {
-  it.each(['anonymous', 'memfd', 'thp'])('is refused for %s', async (memoryBackend) => {
-    await expect(
-      Vm.create({ memory: '3T', memoryBackend, boot: { flat: Uint8Array.of(0xf4) } }),
-    ).rejects.toMatchObject({ code: 'TSV_E_MEMORY_SIZE', message: expect.stringContaining('the host has') });
+describe('more RAM than tcg can have', () => {
+  const boot = { flat: Uint8Array.of(0xf4) };
+
+  it('is refused with what it can have', async () => {
+    await expect(Vm.create({ accel: 'tcg', memory: '5G', boot })).rejects.toMatchObject({
+      code: 'TSV_E_MEMORY_SIZE',
+      hint: expect.stringMatching(/at most \d+ MiB/),
+    });
   });
 });

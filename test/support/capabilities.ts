@@ -28,9 +28,18 @@ export function lacking(capability: Capability): string | undefined {
 
 /** Test files that need a capability, relative to the project. */
 export function filesNeeding(capability: Capability): string[] {
+  return testFiles((text) => text.startsWith(`// needs: ${capability}`));
+}
+
+/** Test files that run on every engine the host has (engines.ts). */
+export function filesOnEveryEngine(): string[] {
+  return testFiles((text) => text.includes('describe.each(ENGINES)'));
+}
+
+function testFiles(wanted: (text: string) => boolean): string[] {
   return readdirSync(join(ROOT, 'test'), { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.test.ts'))
     .map((name) => join(ROOT, 'test', name))
-    .filter((path) => readFileSync(path, 'utf8').startsWith(`// needs: ${capability}`))
+    .filter((path) => wanted(readFileSync(path, 'utf8')))
     .map((path) => relative(ROOT, path));
 }

@@ -2,7 +2,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { filesNeeding, lacking } from './capabilities.ts';
+import { filesNeeding, filesOnEveryEngine, lacking } from './capabilities.ts';
 
 export default function setup(): () => void {
   const problem = lacking('kvm');
@@ -24,7 +24,9 @@ export default function setup(): () => void {
       if (process.env.TSVISOR_REQUIRE_KVM && machines === 0)
         throw new Error('/dev/kvm is there but no test used it');
     } else {
-      console.log(`host: left out for want of KVM (${problem}):\n  ${filesNeeding('kvm').join('\n  ')}`);
+      const list = (files: string[]) => files.map((file) => `\n  ${file}`).join('');
+      console.log(`host: left out for want of KVM (${problem}):${list(filesNeeding('kvm'))}`);
+      console.log(`host: run on tcg only:${list(filesOnEveryEngine())}`);
     }
   };
 }
