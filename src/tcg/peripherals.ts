@@ -6,7 +6,6 @@ import type { SharedTime } from '../devices/shared-time.ts';
 import { PAGE_SIZE } from '../memory/layout.ts';
 import type { Cpu } from './cpu.ts';
 import { TSC_KHZ } from './cpuid.ts';
-import { S } from './layout.ts';
 import type { Peripherals } from './system/registers.ts';
 
 /** A time stamp counter that counts guest time's nanoseconds. */
@@ -92,7 +91,7 @@ export class VcpuPeripherals implements Peripherals {
 
   /** What was written may let an interrupt through. */
   #attend(): void {
-    this.#cpu.state.setI32(S.ATTENTION, 1);
+    this.#cpu.state.attend();
   }
 
   #read(gpa: number, size: number): Uint8Array | undefined {

@@ -33,12 +33,11 @@ import { GuestTsc, VcpuPeripherals } from './peripherals.ts';
 import { seededRandom } from './random.ts';
 import { RunArea } from './run-area.ts';
 import { setRegs, setSregs, translate } from './state-transfer.ts';
-import { GuestFault } from './system/fault.ts';
+import { getEvents, setEvents } from './system/events.ts';
 import { ACCESSORS } from './vcpu-state.ts';
 import { SAVED_MSRS, type TcgVcpuDetail } from './vm.ts';
 
 const EINTR = 4;
-const NMI_VECTOR = 2;
 const DEBUG_VECTOR = 1;
 /** DR6.BS (SDM vol. 3B 18.2.3). */
 const DR6_BS = 0x4000n;
@@ -63,8 +62,6 @@ export class TcgVcpu implements EngineVcpu {
   #waiting: Waiting = 'nothing';
   /** An interrupt that a machine without interrupt controllers injects. */
   #injected = -1;
-  #nmiPending = false;
-
   readonly #trace: CoreTrace | undefined;
 
   constructor({ index, detail }: VcpuPort, { tracer, log }: VcpuContext) {
@@ -98,6 +95,7 @@ export class TcgVcpu implements EngineVcpu {
       const text = Buffer.from(bytes).toString('hex');
       log('warn', `vCPU ${index}: no such instruction at 0x${rip.toString(16)}: ${text}`);
     };
+    this.cpu.system.notices.listener = (message) => log('warn', `vCPU ${index}: ${message}`);
     if (TCG_TOPICS.some((topic) => tracer.has(topic))) this.#trace = new CoreTrace(this.cpu, tracer);
   }
 
@@ -180,19 +178,18 @@ export class TcgVcpu implements EngineVcpu {
       if (sipi < 0) return this.#sleep();
       this.#startUp(sipi);
     }
-    if (mailbox.takeNmi()) this.#nmiPending = true;
-    const interrupt = this.#injected >= 0 || apic.externalInterrupt() || apic.pendingVector() >= 0;
     const { system, state } = cpu;
+    const { events } = system;
+    if (mailbox.takeNmi()) events.nmiPending = true;
+    const interrupt = this.#injected >= 0 || apic.externalInterrupt() || apic.pendingVector() >= 0;
     if (this.mpState === MP_STATE.HALTED) {
-      const awake = this.#nmiPending || (interrupt && (state.eflags & FLAG_IF) !== 0);
+      const awake = events.nmiWaits || (interrupt && (state.eflags & FLAG_IF) !== 0);
       if (!awake) return this.#sleep();
       this.mpState = MP_STATE.RUNNABLE;
     }
-    if (this.#nmiPending) {
-      this.#nmiPending = false;
-      if (!system.raise(NMI_VECTOR, 0, 'external')) return this.#exit(abi.KVM_EXIT_SHUTDOWN);
-    }
     state.setI32(S.IRQ_WAITING, interrupt ? 1 : 0);
+    // What the core is about to deliver goes first.
+    if (events.nmiWaits || events.injected !== undefined) return 'run';
     return interrupt && system.acceptsInterrupt ? this.#interrupt() : 'run';
   }
 
@@ -288,6 +285,7 @@ export class TcgVcpu implements EngineVcpu {
     const { regs, sregs } = resetState({ bsp, signature: SIGNATURE });
     sregs.apic_base = this.apic.apicBase;
     this.apic.init();
+    this.cpu.system.events.reset();
     setSregs(this.cpu, sregs);
     setRegs(this.cpu, regs);
     this.mpState = bsp ? MP_STATE.RUNNABLE : MP_STATE.INIT_RECEIVED;
@@ -319,12 +317,16 @@ export class TcgVcpu implements EngineVcpu {
 
   getMsrs(indices: readonly number[]): Msr[] {
     const { registers } = this.cpu.system;
-    return indices.map((index) => ({ index, data: orRefuse(index, () => registers.readMsr(index)) }));
+    return indices.map((index) => {
+      const data = registers.getMsr(index);
+      if (data === undefined) throw refusedMsr(index);
+      return { index, data };
+    });
   }
 
   /** @throws TSV_E_IOCTL when the MSR does not exist or refuses the value */
   setMsr(index: number, value: bigint): void {
-    orRefuse(index, () => this.cpu.system.registers.writeMsr(index, value));
+    if (!this.cpu.system.registers.setMsr(index, value)) throw refusedMsr(index);
   }
 
   translate(linear: bigint): Translation {
@@ -350,25 +352,16 @@ export class TcgVcpu implements EngineVcpu {
   }
 
   getEvents(): VcpuEvents {
-    const { state } = this.cpu;
-    const shadow = state.u64(S.SHADOW_RIP) === state.rip ? 1 : 0;
-    return {
-      exception: { injected: 0, nr: 0, has_error_code: 0, pending: 0, error_code: 0 },
-      interrupt: { injected: 0, nr: 0, soft: 0, shadow },
-      nmi: { injected: 0, pending: this.#nmiPending ? 1 : 0, masked: 0 },
-      sipi_vector: 0,
-      flags: 0,
-      smi: { smm: 0, pending: 0, smm_inside_nmi: 0, latched_init: 0 },
-      triple_fault: { pending: 0 },
-      exception_has_payload: 0,
-      exception_payload: 0n,
-    };
+    const events = getEvents(this.cpu);
+    if (this.#injected >= 0) events.interrupt = { ...events.interrupt, injected: 1, nr: this.#injected };
+    return events;
   }
 
-  setEvents({ interrupt, nmi }: VcpuEvents): void {
-    const { state } = this.cpu;
-    state.setU64(S.SHADOW_RIP, interrupt.shadow ? state.rip : (1n << 64n) - 1n);
-    this.#nmiPending = nmi.pending !== 0;
+  setEvents(events: VcpuEvents): void {
+    const { interrupt } = events;
+    const waits = interrupt.injected !== 0 && interrupt.soft === 0;
+    this.#injected = waits ? interrupt.nr : -1;
+    setEvents(this.cpu, waits ? { ...events, interrupt: { ...interrupt, injected: 0 } } : events);
   }
 
   announcePause(): void {
@@ -385,15 +378,10 @@ const TICK = { kind: 'mmio', address: TICK_CYCLE, write: true, data: new Uint8Ar
 const INTA_CYCLE = { kind: 'mmio', address: INTERRUPT_CYCLE.INTA, write: false } as const;
 const EOI_CYCLE = { kind: 'mmio', address: INTERRUPT_CYCLE.EOI, write: true } as const;
 
-function orRefuse<T>(index: number, access: () => T): T {
-  try {
-    return access();
-  } catch (error) {
-    if (!(error instanceof GuestFault)) throw error;
-    throw new TsvError('TSV_E_IOCTL', `MSR 0x${index.toString(16)} cannot be accessed so.`, {
-      hint: 'The CPU does not have it, or it refuses the value.',
-    });
-  }
+function refusedMsr(index: number): TsvError {
+  return new TsvError('TSV_E_IOCTL', `MSR 0x${index.toString(16)} cannot be accessed so.`, {
+    hint: 'The CPU does not have it, or it refuses the value.',
+  });
 }
 
 /** Opens a vCPU in the calling thread. */

@@ -20,26 +20,15 @@ import { SIGNATURE, TSC_KHZ, tcgCpuid } from './cpuid.ts';
 import { CodeWatch } from './decode/code-watch.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { ATTENTION_KICK, areaBase, engineSize, RUN, RUN_SIZE, S } from './layout.ts';
+import { msrIndices } from './system/msrs.ts';
 
 /** Most vCPUs: each takes address space in the one memory that also holds guest RAM. */
 export const MAX_TCG_CPUS = 64;
 
 /** MSRs whose value belongs to the saved state. */
 export const SAVED_MSRS: readonly number[] = [
-  MSR.IA32_TSC,
-  MSR.IA32_TSC_ADJUST,
-  MSR.IA32_MISC_ENABLE,
-  MSR.IA32_SYSENTER_CS,
-  MSR.IA32_SYSENTER_ESP,
-  MSR.IA32_SYSENTER_EIP,
-  MSR.IA32_PAT,
+  ...msrIndices(),
   MSR.IA32_TSC_DEADLINE,
-  MSR.IA32_STAR,
-  MSR.IA32_LSTAR,
-  MSR.IA32_CSTAR,
-  MSR.IA32_FMASK,
-  MSR.IA32_KERNEL_GS_BASE,
-  MSR.IA32_TSC_AUX,
   MSR.MSR_KVM_WALL_CLOCK_NEW,
   MSR.MSR_KVM_SYSTEM_TIME_NEW,
 ];
