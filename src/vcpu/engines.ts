@@ -10,5 +10,7 @@ const MODULES: Record<EngineName, () => Promise<VcpuModule>> = {
 
 /** Opens a vCPU of whichever engine the port names, in the calling thread. */
 export async function openVcpu(port: VcpuPort, context: VcpuContext): Promise<EngineVcpu> {
-  return (await MODULES[port.engine]()).openVcpu(port, context);
+  const load = MODULES[port.engine] as (() => Promise<VcpuModule>) | undefined;
+  if (load === undefined) throw new Error(`no vCPU implementation for engine ${port.engine}`);
+  return (await load()).openVcpu(port, context);
 }

@@ -7,14 +7,12 @@ import { TsvError } from '../errors.ts';
 import { exitReasonName } from '../kvm/abi/index.ts';
 import { loadNative, nativeProblem } from '../kvm/native.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
-import { createAssist } from './assist-hook.ts';
 import { VcpuControl } from './control.ts';
 import { type EngineVcpu, STATE_ORDER } from './engine.ts';
 import { openVcpu } from './engines.ts';
 import type { VcpuCalls, VcpuInit, VcpuReport, VcpuRequest } from './protocol.ts';
 import { errorMessage, RunLoop } from './run-loop.ts';
 import type { VcpuState } from './state.ts';
-import { REPAIR_MSR, SyscallRepair } from './syscall-repair.ts';
 import { Tracer } from './tracer.ts';
 
 const init = workerData as VcpuInit;
@@ -74,13 +72,13 @@ async function main(): Promise<void> {
   );
   bus.synchronous = init.synchronous ?? false;
   if (tracer.has('io') || tracer.has('mmio')) bus.trace = tracer.access;
-  const repair = new SyscallRepair(vcpu, memory);
+  // Not even loaded for an engine that executes everything itself: threads shall come up fast.
+  const hooks =
+    init.port.engine === 'kvm'
+      ? (await import('./kvm-hooks.ts')).kvmHooks(vcpu, memory, new Int32Array(init.assistLock), tracer)
+      : { assist: () => false, debug: () => false, writeMsr: () => false };
   const loop = new RunLoop(vcpu, bus, control, init.irqchip, {
-    assist: createAssist(vcpu, memory, new Int32Array(init.assistLock), tracer),
-    debug: (pc, dr6) => repair.onDebug(pc, dr6),
-    writeMsr(index, value) {
-      return index === REPAIR_MSR && repair.setLstar(value);
-    },
+    ...hooks,
     eoi: (vector) => report({ type: 'eoi', vector }),
     trace: tracer.has('exits') ? (reason) => tracer.add(`exit ${exitReasonName(reason)}`) : undefined,
   });
