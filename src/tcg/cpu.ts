@@ -64,6 +64,8 @@ export class Cpu {
     this.state.setU64(S.SHADOW_RIP, (1n << 64n) - 1n);
     this.state.setI32(S.MXCSR, 0x1f80);
     this.state.setI32(S.FCW, 0x37f);
+    // x87 cannot be disabled (SDM vol. 1, 13.3).
+    this.state.setU64(S.XCR0, 1n);
     this.map = new PhysicalMap(regions);
     this.rendezvous = new Rendezvous(this.state.words, index, vcpus);
     this.mmu = new Mmu(this.state, this.map, this.log, {

@@ -2,7 +2,7 @@
 import { exportLapicState, importLapicState } from '../devices/irqchip/apic-page.ts';
 import { TsvError } from '../errors.ts';
 import type { StateKey } from '../vcpu/engine.ts';
-import type { VcpuState } from '../vcpu/state.ts';
+import { MP_STATE, type VcpuState } from '../vcpu/state.ts';
 import { featuresOf, TSC_KHZ } from './cpuid.ts';
 import { XSAVE_BYTES, xrstor, xsave } from './fpu/fxsave.ts';
 import { S } from './layout.ts';
@@ -13,6 +13,12 @@ import type { TcgVcpu } from './vcpu.ts';
 /** struct kvm_xsave. */
 const XSAVE_SIZE = 4096;
 const X87_AND_SSE = 3;
+const MP_STATES: readonly number[] = [
+  MP_STATE.RUNNABLE,
+  MP_STATE.UNINITIALIZED,
+  MP_STATE.INIT_RECEIVED,
+  MP_STATE.HALTED,
+];
 const WHOLE = { wide: true, longMode: true } as const;
 
 interface Accessor<T> {
@@ -88,6 +94,8 @@ export const ACCESSORS: { [K in StateKey]: Accessor<VcpuState[K]> } = {
   mp_state: {
     get: (vcpu) => vcpu.mpState,
     set(vcpu, state) {
+      // A start-up request is taken with its vector or not at all: no vCPU stands with one.
+      if (!MP_STATES.includes(state)) throw refused(`The state of multiprocessing cannot be ${state}`);
       vcpu.mpState = state;
     },
   },
@@ -103,8 +111,9 @@ export const ACCESSORS: { [K in StateKey]: Accessor<VcpuState[K]> } = {
   },
 };
 
+/** With the code that KVM's refusals have: who restores a state need not know the engine. */
 function refused(what: string): TsvError {
-  return new TsvError('TSV_E_STATE', `${what}.`, {
+  return new TsvError('TSV_E_IOCTL', `${what}.`, {
     hint: 'The state comes from a machine of another kind; restore it into one like that.',
   });
 }
