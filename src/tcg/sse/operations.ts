@@ -2,6 +2,7 @@
 import type { Cpu } from '../cpu.ts';
 import { R, S } from '../layout.ts';
 import { GuestFault, VECTOR } from '../system/fault.ts';
+import { fxStateOf } from '../system/fpu-operations.ts';
 import { type Operations, pointer, writeRegister } from '../system/operands.ts';
 import type { Operation } from '../system/operations.ts';
 import { COMPARISON, FloatUnit } from './float-unit.ts';
@@ -10,6 +11,10 @@ import { MASK_SHIFT, ROUND } from './mxcsr.ts';
 import { DOUBLE_PRECISION, FLOAT_OPERATION, HALF, PACKED } from './operation.ts';
 
 const CR4_OSXMMEXCPT = 1 << 10;
+/** SDM vol. 1, 9.5. */
+const MMX_EXPONENT = 0xffff;
+const FSW_TOP = 0x3800;
+const ALL_VALID = 0xff;
 /** Comparison results as ZF, PF, CF (SDM vol. 2, COMISS). */
 const FLAGS_OF = {
   [COMPARISON.GREATER]: 0n,
@@ -260,7 +265,17 @@ function sseFloat(o: Operation): void {
   out.set(first);
   compute(o, format, operation);
   finish(cpu, mxcsr);
+  if (detail & HALF) enterMmx(o, integer);
   state.words.set(out, at);
+}
+
+/** The transition to MMX that comes with its registers as operands, and the exponent of a result in one of them. */
+function enterMmx({ cpu, memory }: Operation, toMmx: boolean): void {
+  if (toMmx) out[2] = MMX_EXPONENT;
+  else if (memory) return;
+  const fx = fxStateOf(cpu);
+  fx.fsw &= ~FSW_TOP;
+  fx.ftw = ALL_VALID;
 }
 
 export const SSE_OPERATIONS: Operations = { SSE_FLOAT: sseFloat };

@@ -1,12 +1,12 @@
 /** x87, FXSAVE and XSAVE: from the engine to src/tcg/fpu and back. */
 
 import type { Cpu } from '../cpu.ts';
-import { ACCESS } from '../emit/access.ts';
+import { ACCESS, type Access } from '../emit/access.ts';
 import { FXSAVE_BYTES, type FxForm, fxrstor, fxsave, XSAVE_BYTES, xrstor, xsave } from '../fpu/fxsave.ts';
 import { AreaX87State } from '../fpu/state.ts';
 import { operandBytes, x87Encoding } from '../fpu/table.ts';
 import { X87, X87_RESULT } from '../fpu/x87.ts';
-import { S } from '../layout.ts';
+import { R, S, SEG } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import { address, type Operations, registerNumber } from './operands.ts';
 import type { Operation } from './operations.ts';
@@ -17,6 +17,8 @@ const CR0_TS = 8;
 const CR0_NE = 0x20;
 const CR4_OSXSAVE = 1 << 18;
 const RAX = 0;
+/** Bytes that FXSAVE writes; those behind them are the guest's own. */
+const FXSAVE_WRITTEN = 416;
 /** Details of FXSAVE and its kin: REX.W. */
 const WIDE = 1;
 
@@ -84,28 +86,60 @@ function formOf(o: Operation): FxForm {
   return { wide: (o.detail & WIDE) !== 0, longMode: o.system.segments.is64 };
 }
 
-/** Reads an image, lets `use` change it, and writes it back when that says so. */
-function image(o: Operation, bytes: number, alignment: bigint, use: (view: DataView) => boolean): void {
-  const { cr0 } = o.cpu.state;
-  if (cr0 & (CR0_EM | CR0_TS)) throw new GuestFault(VECTOR.NM);
-  const at = address(o, bytes & 0xff);
+/** Linear address of an image: aligned, and within its segment. */
+function imageAddress(o: Operation, bytes: number, alignment: bigint, access: Access): bigint {
+  const { state, exports } = o.cpu;
+  const at = address(o, 1, access);
   if (at & (alignment - 1n)) throw new GuestFault(VECTOR.GP);
-  const buffer = new Uint8Array(bytes);
-  o.system.linear.read(at, buffer);
-  if (use(new DataView(buffer.buffer))) o.system.linear.write(at, buffer);
+  if (!o.system.segments.is64) {
+    const segment = state.bytes[o.pc + R.EXTRA];
+    const field = access === ACCESS.read ? S.SEGMENT_LAST_READ : S.SEGMENT_LAST_WRITE;
+    const last = state.i32(field + segment * 4) >>> 0;
+    if (Number(exports.offset(o.pc)) + bytes - 1 > last)
+      throw new GuestFault(segment === SEG.SS ? VECTOR.SS : VECTOR.GP);
+  }
+  return at;
 }
 
+function readImage(o: Operation, bytes: number, alignment: bigint): DataView {
+  const at = imageAddress(o, bytes, alignment, ACCESS.read);
+  const image = new Uint8Array(bytes);
+  o.system.linear.read(at, image);
+  return new DataView(image.buffer);
+}
+
+/** Lets `fill` change what is there; the bytes behind the first `written` stay as they are. */
+function writeImage(
+  o: Operation,
+  bytes: number,
+  written: number,
+  alignment: bigint,
+  fill: (view: DataView) => void,
+): void {
+  const at = imageAddress(o, bytes, alignment, ACCESS.write);
+  o.system.linear.probe(at, bytes, ACCESS.write);
+  const image = new Uint8Array(bytes);
+  o.system.linear.read(at, image);
+  fill(new DataView(image.buffer));
+  o.system.linear.write(at, image.subarray(0, written));
+}
+
+/** FXSAVE and FXRSTOR: CR0.EM and CR0.TS make them unavailable. */
+function fxAvailable(o: Operation): void {
+  if (o.cpu.state.cr0 & (CR0_EM | CR0_TS)) throw new GuestFault(VECTOR.NM);
+}
+
+/** The components that XSAVE or XRSTOR is about. */
 function requested(o: Operation): number {
-  if ((o.cpu.state.cr4 & CR4_OSXSAVE) === 0) throw new GuestFault(VECTOR.UD);
-  return o.cpu.state.gpr32(RAX) & o.cpu.state.i32(S.XCR0);
+  const { state } = o.cpu;
+  if ((state.cr4 & CR4_OSXSAVE) === 0) throw new GuestFault(VECTOR.UD);
+  if (state.cr0 & CR0_TS) throw new GuestFault(VECTOR.NM);
+  return state.gpr32(RAX) & state.i32(S.XCR0);
 }
 
 function save(o: Operation): void {
   const wanted = requested(o);
-  image(o, XSAVE_BYTES, 64n, (view) => {
-    xsave(fxStateOf(o.cpu), view, 0, formOf(o), wanted);
-    return true;
-  });
+  writeImage(o, XSAVE_BYTES, XSAVE_BYTES, 64n, (view) => xsave(fxStateOf(o.cpu), view, 0, formOf(o), wanted));
 }
 
 export const FPU_OPERATIONS: Operations = {
@@ -115,24 +149,21 @@ export const FPU_OPERATIONS: Operations = {
     if ((cr0 & (CR0_MP | CR0_TS)) === (CR0_MP | CR0_TS)) throw new GuestFault(VECTOR.NM);
     if (unitOf(o.cpu).unit.pending && cr0 & CR0_NE) throw pendingFault();
   },
-  FXSAVE: (o) =>
-    image(o, FXSAVE_BYTES, 16n, (view) => {
-      fxsave(fxStateOf(o.cpu), view, 0, formOf(o));
-      return true;
-    }),
-  FXRSTOR: (o) =>
-    image(o, FXSAVE_BYTES, 16n, (view) => {
-      if (!fxrstor(fxStateOf(o.cpu), view, 0, formOf(o))) throw new GuestFault(VECTOR.GP);
-      return false;
-    }),
+  FXSAVE(o) {
+    fxAvailable(o);
+    writeImage(o, FXSAVE_BYTES, FXSAVE_WRITTEN, 16n, (view) => fxsave(fxStateOf(o.cpu), view, 0, formOf(o)));
+  },
+  FXRSTOR(o) {
+    fxAvailable(o);
+    const view = readImage(o, FXSAVE_BYTES, 16n);
+    if (!fxrstor(fxStateOf(o.cpu), view, 0, formOf(o))) throw new GuestFault(VECTOR.GP);
+  },
   XSAVE: save,
   XSAVEOPT: save,
   XRSTOR(o) {
     const wanted = requested(o);
-    const xcr0 = o.cpu.state.i32(S.XCR0);
-    image(o, XSAVE_BYTES, 64n, (view) => {
-      if (!xrstor(fxStateOf(o.cpu), view, 0, formOf(o), wanted, xcr0)) throw new GuestFault(VECTOR.GP);
-      return false;
-    });
+    const view = readImage(o, XSAVE_BYTES, 64n);
+    if (!xrstor(fxStateOf(o.cpu), view, 0, formOf(o), wanted, o.cpu.state.i32(S.XCR0)))
+      throw new GuestFault(VECTOR.GP);
   },
 };

@@ -1,6 +1,8 @@
 /** MMX instructions without a counterpart of the same form for XMM registers, and those between both (SDM vol. 2). */
 import type { Meaning } from '../emit/meaning.ts';
 import { R } from '../layout.ts';
+import { carryOut } from '../sse/checks.ts';
+import { DOUBLE_PRECISION, FLOAT_OPERATION, HALF, PACKED } from '../sse/operation.ts';
 import { type Expr, i32, load, select, v128, vector } from '../wasm/index.ts';
 import { Table, UNIT } from './instruction.ts';
 import { beginMmx, endMmx, readMmx, writeMmx } from './mmx-registers.ts';
@@ -63,3 +65,20 @@ add('palignr_mm', 'np.0f3a.0f Pq,Qq,Ib', 'ssse3', (c) => {
   writeMmx(c, 0, byteShift(joined, select(n.gt_u(16), i32(16), n), false));
 });
 add('maskmovq', 'np.0f.f7r Pq,Nq', 'sse', (c) => maskedStore(c, readMmx(c, 0), readMmx(c, 1), 8));
+
+// Conversions are rare enough to be carried out in TypeScript whatever their operands, transition included.
+const { FROM_INTEGER, TO_INTEGER, TRUNCATE } = FLOAT_OPERATION;
+for (const [name, encoding, feature, operation] of [
+  ['cvtpi2ps', 'np.0f.2a Vx,Qq', 'sse', FROM_INTEGER],
+  ['cvtps2pi', 'np.0f.2d Pq,Wq', 'sse', TO_INTEGER],
+  ['cvttps2pi', 'np.0f.2c Pq,Wq', 'sse', TRUNCATE],
+  ['cvtpi2pd', '66.0f.2a Vx,Qq', 'sse2', FROM_INTEGER | DOUBLE_PRECISION],
+  ['cvtpd2pi', '66.0f.2d Pq,Wx', 'sse2', TO_INTEGER | DOUBLE_PRECISION],
+  ['cvttpd2pi', '66.0f.2c Pq,Wx', 'sse2', TRUNCATE | DOUBLE_PRECISION],
+] as const) {
+  mmx.add(name, encoding, { feature }, (c) => {
+    beginMmx(c);
+    const source = encoding.includes('Q') ? readMmx(c, 1) : c.readVector(1);
+    carryOut(c, source, operation | PACKED | HALF);
+  });
+}

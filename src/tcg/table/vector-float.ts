@@ -20,7 +20,7 @@ import {
 import { DAZ, PE, PM } from '../sse/mxcsr.ts';
 import { DOUBLE_PRECISION, FLOAT_OPERATION, PACKED } from '../sse/operation.ts';
 import { type Expr, f32, f64, type Local, select, v128, vector } from '../wasm/index.ts';
-import { Table } from './instruction.ts';
+import { Table, UNIT } from './instruction.ts';
 
 export const vectorFloat = new Table();
 
@@ -305,9 +305,10 @@ for (const [name, opcode, shape, lanes] of [
 }
 
 const MXCSR_VALID = 0xffff;
-vectorFloat.add('ldmxcsr', 'np.0f.ae/2m Md', SSE2, (c) => {
+const MXCSR = { feature: 'sse2', units: UNIT.SSE };
+vectorFloat.add('ldmxcsr', 'np.0f.ae/2m Md', MXCSR, (c) => {
   const value = c.let(c.read(0));
   c.f.if_(value.and(~MXCSR_VALID).ne(0), () => c.raise(13));
   c.setState('i32.store', S.MXCSR, value.wrap());
 });
-vectorFloat.add('stmxcsr', 'np.0f.ae/3m Md', SSE2, (c) => c.write(0, c.state('i32.load', S.MXCSR).wide()));
+vectorFloat.add('stmxcsr', 'np.0f.ae/3m Md', MXCSR, (c) => c.write(0, c.state('i32.load', S.MXCSR).wide()));
