@@ -268,6 +268,7 @@ export class SystemOperations {
     let [v, e, k] = [vector, error, kind];
     for (;;) {
       try {
+        this.onEvent?.(v, e, k);
         this.delivery.deliver(v, e, k);
         if (v === VECTOR.DB) this.debug.entered();
         return true;
