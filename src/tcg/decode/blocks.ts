@@ -272,7 +272,7 @@ export class Blocks {
       }
       count++;
     }
-    if (ended && count > 1) writer.fuse(first + (count - 2) * RECORD);
+    writer.fuse(first, count);
     // Also behind an instruction that ends the block: a system operation may go on with the next record.
     writer.goto(first + count * RECORD, at - host, count, this.#sameRest(at, host));
     const records = count + 1;

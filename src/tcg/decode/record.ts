@@ -46,11 +46,17 @@ export class RecordWriter {
     }
   }
 
-  /** Joins a record with the branch behind it, when there is a handler for both. */
-  fuse(record: number): void {
-    const first = this.#view.getUint16(record, true);
-    const both = this.#fused.get(fusedKey(first, this.#view.getUint16(record + RECORD, true)));
-    if (both !== undefined) this.#view.setUint16(record, both, true);
+  /** Joins records of a block with those behind them, where there is a handler for both; its end first. */
+  fuse(first: number, count: number): void {
+    for (let i = count - 2; i >= 0; i--) {
+      const record = first + i * RECORD;
+      const id = this.#view.getUint16(record, true);
+      const both = this.#fused.get(fusedKey(id, this.#view.getUint16(record + RECORD, true)));
+      if (both === undefined) continue;
+      this.#view.setUint16(record, both, true);
+      // The one before must see the second of a pair as it is, not as the first.
+      i--;
+    }
   }
 
   /** The end of a block that no branch ends. */

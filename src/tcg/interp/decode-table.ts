@@ -15,15 +15,11 @@ type InstructionText = Omit<InstructionForm, 'encodings'> & { readonly encodings
 
 /** Writes a table as JSON. */
 export function writeDecodeTable({ instructions, fused }: DecodeTable): string {
+  // Meanings are functions, which JSON leaves out.
   const texts = instructions.map(
-    ({ encodings, name, lock, undefined: flags, feature, hot, ends }): InstructionText => ({
-      name,
-      lock,
-      undefined: flags,
-      feature,
-      hot,
-      ends,
-      encodings: encodings.map(({ instruction: _, handlers, ...encoding }) => ({
+    (instruction): InstructionText => ({
+      ...instruction,
+      encodings: instruction.encodings.map(({ instruction: _, handlers, ...encoding }) => ({
         ...encoding,
         handlers: [...handlers].flatMap((id, slot) => (id < 0 ? [] : [slot, id])),
       })),

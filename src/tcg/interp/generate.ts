@@ -11,12 +11,12 @@ import { Meaning } from '../emit/meaning.ts';
 import type { Helpers } from '../emit/site.ts';
 import type { Interpreter } from '../interpreter.ts';
 import { R, S, STATUS } from '../layout.ts';
-import { CONDITIONS, type Instruction } from '../table/instruction.ts';
+import type { Instruction } from '../table/instruction.ts';
 import { type Expr, type FunctionRef, i32, load, ModuleBuilder } from '../wasm/index.ts';
 import { enumerateHandlers, type Handler } from './handlers.ts';
 import { defineHelpers, importFunctions } from './helpers.ts';
 import { FIRST_INLINE, fusedKey } from './ids.ts';
-import { fusedConditions, isInline } from './inline-set.ts';
+import { FUSED_PAIRS, fusedConditions, isInline } from './inline-set.ts';
 import { type Pair, RunFunction } from './run-function.ts';
 
 /** Any memory that a guest can have will do: 1 to 65,536 pages of 64 KiB. */
@@ -32,13 +32,21 @@ export function generateInterpreter(table: readonly Instruction[]): Interpreter 
   });
   const fused = new Map<number, number>();
   const pairs: Pair[] = [];
+  const fuse = (first: number, second: number) => {
+    fused.set(fusedKey(ids[first], ids[second]), FIRST_INLINE + inline.length + pairs.length);
+    pairs.push({ first: handlers[first], second: handlers[second], secondId: ids[second] });
+  };
   for (const index of inline) {
     for (const name of fusedConditions(handlers[index])) {
-      const branch = inline.find((i) => handlers[i].instruction.name === `j${name}`)!;
-      fused.set(fusedKey(ids[index], ids[branch]), FIRST_INLINE + inline.length + pairs.length);
-      pairs.push({ handler: handlers[index], condition: CONDITIONS.indexOf(name) });
+      fuse(index, inline.find((i) => handlers[i].instruction.name === `j${name}`)!);
     }
   }
+  const byKey = (key: string) => {
+    const index = handlers.findIndex((handler) => handler.key.trim() === key);
+    if (ids[index] === 0 || index < 0) throw new RangeError(`"${key}" is no inline handler`);
+    return index;
+  };
+  for (const [first, second] of FUSED_PAIRS) fuse(byKey(first), byKey(second));
   const firstOutOfLine = FIRST_INLINE + inline.length + pairs.length;
   const inlineSet = new Set(inline);
   const others = handlers.filter((_, i) => !inlineSet.has(i));

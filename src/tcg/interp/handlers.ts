@@ -59,7 +59,10 @@ function addForms(
   const aligned = !encoding.unaligned;
   for (const address of kinds) {
     for (const lock of locks) {
-      const text = slots.map(({ place, bytes, vector }) => `${place}${bytes}${vector ? 'v' : ''}`);
+      // A branch's record holds its target, whatever the size of its displacement was.
+      const text = slots.map(({ place, bytes, vector }) =>
+        place === 'relative' ? place : `${place}${bytes}${vector ? 'v' : ''}`,
+      );
       const vectors = slots.some(({ vector }) => vector);
       const key = [
         instruction.name,

@@ -1,11 +1,15 @@
-/** Which handlers are inline in run(): the frequent ones of 64-bit code. To be chosen again from the profile of a boot. */
+/**
+ * Which handlers are inline in run(), and which pairs of instructions have a handler for both: the frequent ones of 64-bit
+ * code, from the profile of a Linux boot with and without the kernel's crypto self-tests.
+ */
 import { CONDITIONS } from '../table/instruction.ts';
 import type { Handler } from './handlers.ts';
 
 const ALU = new Set(['add', 'sub', 'and', 'or', 'xor', 'cmp', 'test', 'inc', 'dec']);
 const STACK = new Set(['push', 'pop', 'call', 'ret', 'jmp', 'calli', 'jmpi']);
 const EXTEND = new Set(['movzx', 'movsx', 'movsxd', 'lea']);
-const SHIFT = new Set(['shl', 'shr', 'sar']);
+const SHIFT = new Set(['shl', 'shr', 'sar', 'rol', 'ror']);
+const ONE = new Set(['not', 'neg', 'bswap', 'imul2', 'cmove', 'cmovne', 'cmovb', 'cmovae']);
 const BRANCH = new Set(CONDITIONS.map((name) => `j${name}`));
 
 /** Whether a handler belongs into run(). */
@@ -13,12 +17,14 @@ export function isInline({ instruction, form }: Handler): boolean {
   const { name } = instruction;
   const { size, slots, address, lock } = form;
   if (lock) return false;
+  if (name === 'nop') return true;
   if (BRANCH.has(name)) return size === 8;
   const memory = slots.find(({ place }) => place === 'memory');
   if (memory !== undefined && address === 'any') return false;
   if (STACK.has(name)) return size === 8;
   if (size !== 4 && size !== 8) return size === 1 && ['mov', 'cmp', 'test'].includes(name);
   if (SHIFT.has(name)) return memory === undefined && slots[1].place === 'B';
+  if (ONE.has(name)) return memory === undefined;
   if (name === 'mov' || name === 'cmp') return true;
   if (EXTEND.has(name)) return true;
   // Arithmetic: registers and simple sources; read-modify-write of memory is rarer.
@@ -37,6 +43,43 @@ export function fusedConditions(handler: Handler): readonly string[] {
   const { size, slots } = handler.form;
   const inMemory = slots.some(({ place }) => place === 'memory');
   if (name === 'cmp') return inMemory || size === 1 ? ZERO : AFTER_COMPARE;
-  if (name === 'test') return inMemory || size === 1 ? ZERO : AFTER_TEST;
-  return name === 'dec' && !inMemory ? ['ne'] : [];
+  if (name === 'test') return inMemory ? ZERO : size === 1 ? ['e', 'ne', 's', 'ns'] : AFTER_TEST;
+  if (name === 'dec' || (name === 'sub' && !inMemory)) return inMemory ? [] : ['ne'];
+  return [];
 }
+
+const MOVE = 'mov 8 A8,B8';
+const LOAD = 'mov 8 A8,memory8 base';
+const STORE = 'mov 8 memory8,B8 base';
+const BYTE = 'movzx 4 A4,memory1 base';
+const PUSH = 'push 8 A8';
+const POP = 'pop 8 A8';
+const ADD4 = 'add 4 A4,B4';
+const ADD8 = 'add 8 A8,B8';
+
+/** Pairs beyond comparisons with branches, by the keys of their handlers. */
+export const FUSED_PAIRS: readonly (readonly [first: string, second: string])[] = [
+  [STORE, STORE],
+  [LOAD, LOAD],
+  [LOAD, MOVE],
+  [MOVE, MOVE],
+  [MOVE, PUSH],
+  [MOVE, 'sub 8 A8,B8'],
+  [MOVE, 'call 8 relative'],
+  ['mov 4 A4,B4', MOVE],
+  [MOVE, 'mov 4 A4,B4'],
+  [PUSH, PUSH],
+  [PUSH, MOVE],
+  [POP, POP],
+  [POP, 'ret 8'],
+  [POP, 'jmp 8 relative'],
+  [ADD4, ADD4],
+  [ADD4, 'movsxd 8 A8,B4'],
+  [ADD4, 'xor 4 A4,B4'],
+  ['xor 4 A4,B4', 'rol 4 A4,B1'],
+  ['xor 4 A4,B4', 'ror 4 A4,B1'],
+  ['movsxd 8 A8,B4', ADD8],
+  [BYTE, 'test 1 A1,B1'],
+  [BYTE, ADD8],
+  ['nop 4 memory4 any', PUSH],
+];

@@ -2,15 +2,26 @@
 import { Meaning } from '../emit/meaning.ts';
 import type { Helpers } from '../emit/site.ts';
 import { JUMP_CACHE, JUMP_ENTRIES, R, RECORD, S, STATUS } from '../layout.ts';
-import { type Expr, type FunctionBuilder, i32, type Label, load, type ModuleBuilder } from '../wasm/index.ts';
+import { CONDITIONS } from '../table/instruction.ts';
+import {
+  type Expr,
+  type FunctionBuilder,
+  i32,
+  type Label,
+  type Local,
+  load,
+  type ModuleBuilder,
+} from '../wasm/index.ts';
 import type { Handler } from './handlers.ts';
 import type { Imports } from './helpers.ts';
 import { FIRST_INLINE, SPECIAL } from './ids.ts';
 
-/** An instruction and the conditional branch after it. */
+/** Two instructions in one handler. */
 export interface Pair {
-  readonly handler: Handler;
-  readonly condition: number;
+  readonly first: Handler;
+  readonly second: Handler;
+  /** Id of the second's own handler. */
+  readonly secondId: number;
 }
 
 /** Builds run(budget) → STATUS. */
@@ -159,8 +170,8 @@ export class RunFunction {
     taken: boolean,
     field: number,
     pc: Expr,
-    rip: ReturnType<FunctionBuilder['local']>,
-    budget: ReturnType<FunctionBuilder['local']>,
+    rip: Local,
+    budget: Local,
     count: Expr,
     attention: () => Expr,
     enter: () => void,
@@ -172,7 +183,7 @@ export class RunFunction {
     const link = f.let(load('i32.load', pc, field));
     f.brIf(this.#jump, attention());
     f.if_(link.gt_u(1), () => {
-      f.set(pc as ReturnType<FunctionBuilder['local']>, link);
+      f.set(pc as Local, link);
       enter();
     });
     f.if_(link, () => f.run(this.#imports.resolve, pc, taken ? 1 : 0));
@@ -180,14 +191,7 @@ export class RunFunction {
   }
 
   /** Nested blocks around the br_table, and behind each its handler. */
-  #handlers(
-    id: Expr,
-    outOfLine: Label,
-    pc: Expr,
-    rip: ReturnType<FunctionBuilder['local']>,
-    budget: ReturnType<FunctionBuilder['local']>,
-    toNext: () => void,
-  ): void {
+  #handlers(id: Local, outOfLine: Label, pc: Local, rip: Local, budget: Local, toNext: () => void): void {
     const f = this.#f;
     const total = this.#total;
     const labels: Label[] = [];
@@ -200,18 +204,12 @@ export class RunFunction {
         labels[n] = label;
         nest(n - 1);
       });
-      f.scoped(() => this.#body(n, pc, rip, budget, toNext));
+      f.scoped(() => this.#body(n, id, pc, rip, budget, toNext));
     };
     nest(total - 1);
   }
 
-  #body(
-    n: number,
-    pc: Expr,
-    rip: ReturnType<FunctionBuilder['local']>,
-    budget: ReturnType<FunctionBuilder['local']>,
-    toNext: () => void,
-  ): void {
+  #body(n: number, id: Local, pc: Local, rip: Local, budget: Local, toNext: () => void): void {
     const f = this.#f;
     if (n === SPECIAL.STALE) {
       f.set(rip, rip.add(load('i32.load16_u', pc, R.OFFSET).wide()));
@@ -224,7 +222,31 @@ export class RunFunction {
       return;
     }
     const pair = this.#pairs[n - FIRST_INLINE - this.#inline.length];
-    const handler = pair?.handler ?? this.#inline[n - FIRST_INLINE];
+    if (pair === undefined) {
+      this.#meaning(this.#inline[n - FIRST_INLINE], pc, rip, budget, toNext);
+      toNext();
+      return;
+    }
+    const { first, second, secondId } = pair;
+    const c = this.#meaning(first, pc, rip, budget, toNext);
+    if (stores(first)) {
+      // It may have written to the second, which must then be decoded again.
+      f.set(id, load('i32.load16_u', pc, RECORD));
+      f.set(pc, pc.add(RECORD));
+      f.brIf(this.#dispatch, id.ne(secondId));
+    } else f.set(pc, pc.add(RECORD));
+    const condition = CONDITIONS.findIndex((name) => second.instruction.name === `j${name}`);
+    if (condition >= 0) {
+      f.brIf(this.#taken, c.flags.condition(condition));
+      f.br(this.#notTaken);
+      return;
+    }
+    this.#meaning(second, pc, rip, budget, toNext);
+    toNext();
+  }
+
+  #meaning(handler: Handler, pc: Expr, rip: Local, budget: Local, toNext: () => void): Meaning {
+    const f = this.#f;
     const c: Meaning = new Meaning(
       {
         f,
@@ -246,13 +268,12 @@ export class RunFunction {
       handler.form,
     );
     handler.instruction.meaning(c);
-    if (pair === undefined) {
-      toNext();
-      return;
-    }
-    // The branch has a record of its own behind this one.
-    f.set(pc as ReturnType<FunctionBuilder['local']>, pc.add(RECORD));
-    f.brIf(this.#taken, c.flags.condition(pair.condition));
-    f.br(this.#notTaken);
+    return c;
   }
+}
+
+/** Whether a handler may write to memory. */
+function stores({ instruction, form }: Handler): boolean {
+  const { name } = instruction;
+  return name === 'push' || (form.slots[0]?.place === 'memory' && name !== 'cmp' && name !== 'test');
 }
