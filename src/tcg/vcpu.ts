@@ -106,6 +106,8 @@ export class TcgVcpu implements EngineVcpu {
       // An instruction whose device access is answered completes before anything else happens.
       if (cpu.log.pending === undefined) {
         mailbox.takeWake();
+        // An EOI belongs to the instruction that is complete: the I/O APIC must hear of it before anything stands still.
+        if (this.#eois.length > 0) return this.#eoiExit(this.#eois.shift()!);
         if (this.#area.immediateExit) return -EINTR;
         apic.poll();
         const result = this.#attend();
@@ -169,18 +171,12 @@ export class TcgVcpu implements EngineVcpu {
 
   /** Takes what has come since the last look. @returns what to do: run the core, look again, or leave */
   #attend(): 'run' | 'again' | number {
-    const { apic, mailbox, cpu } = this;
+    const { apic, cpu } = this;
     if (this.#time.now() >= this.#time.deadline) return this.#access(TICK);
-    if (this.#eois.length > 0) return this.#eoiExit(this.#eois.shift()!);
-    if (mailbox.takeInit()) this.#init();
-    const sipi = mailbox.takeSipi();
-    if (this.mpState === MP_STATE.UNINITIALIZED || this.mpState === MP_STATE.INIT_RECEIVED) {
-      if (sipi < 0) return this.#sleep();
-      this.#startUp(sipi);
-    }
+    this.#takeRequests();
+    if (this.#waitsForSipi) return this.#sleep();
     const { system, state } = cpu;
     const { events } = system;
-    if (mailbox.takeNmi()) events.nmiPending = true;
     const interrupt = this.#injected >= 0 || apic.externalInterrupt() || apic.pendingVector() >= 0;
     if (this.mpState === MP_STATE.HALTED) {
       const awake = events.nmiWaits || (interrupt && (state.eflags & FLAG_IF) !== 0);
@@ -191,6 +187,19 @@ export class TcgVcpu implements EngineVcpu {
     // What the core is about to deliver goes first.
     if (events.nmiWaits || events.injected !== undefined) return 'run';
     return interrupt && system.acceptsInterrupt ? this.#interrupt() : 'run';
+  }
+
+  /** Takes over what other threads have requested beside interrupts. */
+  #takeRequests(): void {
+    const { mailbox } = this;
+    if (mailbox.takeInit()) this.#init();
+    const sipi = mailbox.takeSipi();
+    if (sipi >= 0 && this.#waitsForSipi) this.#startUp(sipi);
+    if (mailbox.takeNmi()) this.cpu.system.events.nmiPending = true;
+  }
+
+  get #waitsForSipi(): boolean {
+    return this.mpState === MP_STATE.UNINITIALIZED || this.mpState === MP_STATE.INIT_RECEIVED;
   }
 
   /** Delivers the interrupt that waits; that of the PIC is asked for on the bus first. */
@@ -303,11 +312,18 @@ export class TcgVcpu implements EngineVcpu {
   }
 
   get<K extends StateKey>(key: K): VcpuState[K] {
+    this.#settle();
     return ACCESSORS[key].get(this);
   }
 
   set<K extends StateKey>(key: K, value: VcpuState[K]): void {
+    this.#settle();
     ACCESSORS[key].set(this, value);
+  }
+
+  /** Requests that have not been looked at are in no component of the state, so they are taken before one is read or written. */
+  #settle(): void {
+    if (this.#waiting === 'nothing') this.#takeRequests();
   }
 
   /** The MSRs that are part of the saved state, in the order to restore them. */
