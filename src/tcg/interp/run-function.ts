@@ -128,7 +128,7 @@ export class RunFunction {
         // Jump to rip: through the cache, or by looking up and decoding.
         f.store('i64.store', base, rip, S.RIP);
         // On entry the first block runs in any case.
-        const stop = f.let(attention().and(first.eqz()));
+        const stop = f.let(attention().ne(0).and(first.eqz()));
         f.set(first, 0);
         f.if_(stop, () => {
           f.store('i32.store', base, budget, S.BUDGET);
