@@ -1,5 +1,6 @@
 /** A VM of the kvm engine: memory slots, interrupt lines, machine-wide state (KVM api.rst, VM ioctls). */
 import { TsvError } from '../errors.ts';
+import { allocateRam } from '../memory/allocate.ts';
 import { DirtyBitmap } from '../memory/dirty-bitmap.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { KVM_IDENTITY_MAP_BASE, KVM_TSS_BASE } from '../memory/layout.ts';
@@ -8,7 +9,7 @@ import type { CpuidEntry } from '../vcpu/state.ts';
 import { REPAIR_MSR } from '../vcpu/syscall-repair.ts';
 import * as abi from './abi/index.ts';
 import type { KvmFd } from './fd.ts';
-import type { MsrFilterRange, Native } from './native.ts';
+import { type MsrFilterRange, type Native, nativeMemory } from './native.ts';
 import type { KvmProbe } from './probe.ts';
 import { KvmSystem, type KvmSystemOptions } from './system.ts';
 import type { KvmVcpuDetail } from './vcpu.ts';
@@ -139,6 +140,11 @@ export class KvmVm implements EngineVm {
   msrIndices(): number[] {
     this.#msrIndices ??= this.system.msrIndices();
     return this.#msrIndices;
+  }
+
+  allocateMemory(size: number): Uint8Array {
+    const memory = allocateRam({ size: Math.ceil(size / PAGE) * PAGE, native: nativeMemory(this.#native) });
+    return memory.bytes(memory.regions[0].gpa, memory.regions[0].size);
   }
 
   mapMemory(gpa: number, bytes: Uint8Array, options: { readonly?: boolean } = {}): number {

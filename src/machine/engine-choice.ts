@@ -73,6 +73,7 @@ function createTcg(config: ResolvedConfig, time: SharedTime): { engine: EngineVm
     mergeable: config.mergeable,
     prefault: config.prefault,
     reserve: TcgVm.reserve(Math.min(config.cpus, MAX_TCG_CPUS)),
+    spare: TcgVm.spare,
     native: nativeProblem() === undefined ? nativeMemory(loadNative()) : undefined,
   });
   const { irqchip, dirtyLog, seed } = config;

@@ -38,6 +38,8 @@ export interface AllocateRamOptions {
    * its own state there. All RAM then lies in that memory. Default 0.
    */
   readonly reserve?: number;
+  /** Bytes of address space behind RAM in that memory, for what comes later. Default 0; only with `reserve`. */
+  readonly spare?: number;
   /** The addon; every back end but `anonymous`, and `mergeable`, need it. */
   readonly native?: NativeMemory;
 }
@@ -69,7 +71,7 @@ export function allocateRam(options: AllocateRamOptions): GuestMemory {
   const usesOwnPages = kind === 'hugepages' || (backend?.kind === 'file' && backend.share);
   if (!options.overcommit && !usesOwnPages) checkHost(size);
 
-  const placed = place(plan, alignment, options.reserve ?? 0);
+  const placed = place(plan, alignment, options.reserve ?? 0, options.spare ?? 0);
   const memories = placed.lengths.map((length) => allocate(length));
   const bases = memories.map(({ buffer }) =>
     native === undefined ? 0 : align(native.addressOf(buffer), alignment),
@@ -90,20 +92,21 @@ function place(
   plan: readonly PhysicalRange[],
   alignment: number,
   reserve: number,
+  spare: number,
 ): { lengths: number[]; regions: RamRegion[] } {
   const size = plan.reduce((sum, range) => sum + range.size, 0);
   const regions: RamRegion[] = [];
   const first = Math.ceil(reserve / alignment) * alignment;
-  if (first + size + alignment <= MAX_WASM_MEMORY) {
+  if (first + size + alignment + spare <= MAX_WASM_MEMORY) {
     let offset = first;
     for (const range of plan) {
       regions.push({ ...range, memory: 0, offset });
       offset += range.size;
     }
-    return { lengths: [first + size + alignment], regions };
+    return { lengths: [first + size + alignment + spare], regions };
   }
   if (reserve > 0) {
-    const most = Math.floor((MAX_WASM_MEMORY - first - alignment) / 2 ** 20);
+    const most = Math.floor((MAX_WASM_MEMORY - first - alignment - spare) / 2 ** 20);
     const message = `The tcg engine cannot have ${Math.ceil(size / 2 ** 20)} MiB of guest memory.`;
     throw new TsvError('TSV_E_MEMORY_SIZE', message, {
       hint: `Give the machine at most ${most} MiB, or run it with --accel kvm.`,

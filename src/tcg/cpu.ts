@@ -8,6 +8,7 @@ import { SERIALIZES } from './decode/serializing.ts';
 import { ExitLog } from './exits.ts';
 import { type InterpreterExports, instantiate, loadInterpreter } from './interpreter.ts';
 import { ATTENTION_ENGINE, areaBase, codeBit, R, S, STATUS } from './layout.ts';
+import type { MemorySlots } from './memory-slots.ts';
 import { Mmu } from './mmu/mmu.ts';
 import { PhysicalMap } from './physical.ts';
 import { Rendezvous } from './rendezvous.ts';
@@ -23,6 +24,8 @@ export interface CpuConfig {
   readonly index: number;
   /** How many vCPUs share the memory, by default 1. */
   readonly vcpus?: number;
+  /** Memory besides RAM. */
+  readonly slots?: MemorySlots;
   /** Which CPUID features it has, by the names of src/vcpu/cpuid. */
   readonly hasFeature: (feature: string) => boolean;
 }
@@ -66,7 +69,7 @@ export class Cpu {
     this.state.setI32(S.FCW, 0x37f);
     // x87 cannot be disabled (SDM vol. 1, 13.3).
     this.state.setU64(S.XCR0, 1n);
-    this.map = new PhysicalMap(regions);
+    this.map = new PhysicalMap(regions, config.slots);
     this.rendezvous = new Rendezvous(this.state.words, index, vcpus);
     this.mmu = new Mmu(this.state, this.map, this.log, {
       codeBit: codeBit(index),
@@ -121,6 +124,10 @@ export class Cpu {
     Atomics.and(state.words, (state.base + S.ATTENTION) >> 2, ~ATTENTION_ENGINE);
     rendezvous.enter();
     try {
+      if (this.map.update()) {
+        this.mmu.flush();
+        blocks.flushAll();
+      }
       blocks.synchronize();
       return this.#run(budget);
     } finally {

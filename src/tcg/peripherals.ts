@@ -103,7 +103,7 @@ export class VcpuPeripherals implements Peripherals {
 
   #write(gpa: number, bytes: Uint8Array): void {
     const { map, mmu, state } = this.#cpu;
-    const host = map.host(gpa);
+    const host = map.host(gpa, true);
     if (host < 0) return;
     state.bytes.set(bytes, host);
     mmu.touched(host, bytes.length);

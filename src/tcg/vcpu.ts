@@ -28,6 +28,7 @@ import { Cpu } from './cpu.ts';
 import { SIGNATURE, TCG_FEATURES } from './cpuid.ts';
 import type { DeviceAccess } from './exits.ts';
 import { areaBase, RUN, RUN_SIZE, S } from './layout.ts';
+import { MemorySlots } from './memory-slots.ts';
 import { Pace } from './pace.ts';
 import { GuestTsc, VcpuPeripherals } from './peripherals.ts';
 import { seededRandom } from './random.ts';
@@ -65,13 +66,20 @@ export class TcgVcpu implements EngineVcpu {
   readonly #trace: CoreTrace | undefined;
 
   constructor({ index, detail }: VcpuPort, { tracer, log }: VcpuContext) {
-    const { memory, regions, cpus, apicIds, mailboxes, time, irqchip, seed } = detail as TcgVcpuDetail;
+    const { memory, regions, cpus, apicIds, mailboxes, time, irqchip, seed, slots } = detail as TcgVcpuDetail;
     this.run = new Uint8Array(memory.buffer, areaBase(index) + RUN, RUN_SIZE);
     this.#area = new RunArea(this.run);
     this.#irqchip = irqchip;
     this.#time = new SharedTime(time);
     const features = new Set(TCG_FEATURES);
-    this.cpu = new Cpu({ memory, regions, index, vcpus: cpus, hasFeature: (name) => features.has(name) });
+    this.cpu = new Cpu({
+      memory,
+      regions,
+      index,
+      vcpus: cpus,
+      slots: new MemorySlots(slots),
+      hasFeature: (name) => features.has(name),
+    });
     const words = new Int32Array(memory.buffer);
     const bus = new ApicBus(
       apicMailboxes(cpus, {

@@ -19,7 +19,8 @@ import type { CpuidEntry } from '../vcpu/state.ts';
 import { SIGNATURE, TSC_KHZ, tcgCpuid } from './cpuid.ts';
 import { CodeWatch } from './decode/code-watch.ts';
 import { DirtyLog } from './dirty-log.ts';
-import { ATTENTION_KICK, areaBase, engineSize, RUN, RUN_SIZE, S } from './layout.ts';
+import { ATTENTION_ENGINE, ATTENTION_KICK, areaBase, engineSize, PAGE, RUN, RUN_SIZE, S } from './layout.ts';
+import { MemorySlots } from './memory-slots.ts';
 import { msrIndices } from './system/msrs.ts';
 
 /** Most vCPUs: each takes address space in the one memory that also holds guest RAM. */
@@ -43,6 +44,7 @@ export interface TcgVcpuDetail {
   time: SharedArrayBuffer;
   irqchip: IrqchipMode;
   seed: number | undefined;
+  slots: SharedArrayBuffer;
 }
 
 /** A VM in software. */
@@ -59,7 +61,13 @@ export class TcgVm implements EngineVm {
   readonly #apicBus: ApicBus;
   readonly #router: InterruptRouter | undefined;
   readonly #time: SharedTime;
+  readonly #slots = new MemorySlots();
+  /** First byte behind RAM that is not given away yet. */
+  #spare: number;
   #dirtyLog: DirtyLog | undefined;
+
+  /** Room behind RAM for {@link allocateMemory}: address space that takes no memory until it is used. */
+  static readonly spare = 64 << 20;
 
   /** Bytes of memory 0 that must lie before RAM for so many vCPUs (see allocateRam's `reserve`). */
   static reserve(cpus: number): number {
@@ -99,6 +107,8 @@ export class TcgVm implements EngineVm {
     this.#apicBus = new ApicBus(this.#mailboxes);
     if (config.irqchip === 'kernel') this.#router = new InterruptRouter(this.#apicBus);
     this.#time = config.time ?? runningTime();
+    const { regions } = config.memory;
+    this.#spare = Math.max(...regions.map(({ offset, size }) => offset + size));
     if (config.dirtyLog) this.#dirtyLog = new DirtyLog(this.#memory as HostMemory, config.memory.regions);
     const watch = new CodeWatch(this.#memory as HostMemory, config.memory.regions, cpus);
     config.memory.onWrite = (gpa, length) => watch.wroteGuest(gpa, length);
@@ -124,13 +134,43 @@ export class TcgVm implements EngineVm {
   }
 
   mapMemory(gpa: number, bytes: Uint8Array, options: { readonly?: boolean } = {}): number {
-    void [gpa, bytes, options];
-    throw new TsvError('TSV_E_ENGINE', 'The tcg engine cannot map further memory.', {
-      hint: 'Run the machine with --accel kvm.',
-    });
+    if (bytes.buffer !== this.#memory.buffer) {
+      throw new TsvError('TSV_E_CONFIG', 'The tcg engine can only map memory that it has allocated.', {
+        hint: 'Get the bytes from allocateMemory().',
+      });
+    }
+    const readOnly = options.readonly ?? false;
+    const slot = this.#slots.add({ gpa, size: bytes.length, host: bytes.byteOffset, readOnly });
+    this.#attend();
+    return slot;
   }
 
-  unmapMemory(): void {}
+  unmapMemory(slot: number): void {
+    this.#slots.remove(slot);
+    this.#attend();
+  }
+
+  allocateMemory(size: number): Uint8Array {
+    const length = Math.ceil(size / PAGE) * PAGE;
+    const start = this.#spare;
+    const left = this.#memory.buffer.byteLength - start;
+    if (!(size > 0) || !(length <= left)) {
+      throw new TsvError(
+        'TSV_E_MEMORY_SIZE',
+        `There is no room for ${size} bytes more in the tcg engine's memory.`,
+        {
+          hint: `Up to ${Math.floor(left / 2 ** 20)} MiB more can be had.`,
+        },
+      );
+    }
+    this.#spare += length;
+    return new Uint8Array(this.#memory.buffer, start, length);
+  }
+
+  /** Lets every vCPU look at what has changed. */
+  #attend(): void {
+    for (let i = 0; i < this.#cpus; i++) Atomics.or(this.#words, attentionWord(i), ATTENTION_ENGINE);
+  }
 
   setIrqLine(gsi: number, level: 0 | 1): void {
     this.#router?.setIrqLine(gsi, level);
@@ -156,6 +196,7 @@ export class TcgVm implements EngineVm {
       time: this.#time.shared,
       irqchip: this.#config.irqchip,
       seed: this.#config.seed,
+      slots: this.#slots.shared,
     };
     return { engine: 'tcg', index, detail };
   }

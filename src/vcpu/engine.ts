@@ -79,8 +79,15 @@ export interface EngineVm extends AsyncDisposable {
   /** MSRs whose value belongs to a vCPU's saved state. */
   msrIndices(): number[];
   /**
-   * Adds RAM or ROM that is not part of the machine's memory.
-   * @param bytes page-aligned view of shared memory
+   * Memory for {@link mapMemory}, zero.
+   * @param size bytes; rounded up to whole pages
+   * @throws TSV_E_MEMORY_SIZE, TSV_E_HOST_MEMORY
+   */
+  allocateMemory(size: number): Uint8Array;
+  /**
+   * Adds RAM or ROM that is not part of the machine's memory. What is written to ROM goes to the bus.
+   * @param bytes page-aligned view of shared memory; of {@link allocateMemory} for every engine
+   * @throws TSV_E_CONFIG, TSV_E_IOCTL
    */
   mapMemory(gpa: number, bytes: Uint8Array, options?: { readonly?: boolean }): number;
   /** Removes what {@link mapMemory} added. */

@@ -172,7 +172,7 @@ export class Mmu {
     const user = this.#state.cpl === 3;
     const result = this.walker.walk(low, high, access, user);
     if (result !== WALK.ok) return this.#fault(result, low, high);
-    const host = this.#map.host(this.walker.physical);
+    const host = this.#map.host(this.walker.physical, access === ACCESS.write || access === ACCESS.modify);
     if (host < 0) return this.#stage(low, high, size, access, false);
     if (!this.checksAlignment) this.#fill(low, high, host);
     else if (this.#isMisaligned(low, size)) return 0;
@@ -199,7 +199,7 @@ export class Mmu {
     words[entry] = page;
     words[entry + 1] = high;
     if (this.#filledCount < TRACKED) this.#filled[this.#filledCount++] = entry;
-    if (this.walker.writable) {
+    if (this.walker.writable && !this.#map.isReadOnly(host)) {
       words[entry + (TLB_WRITE >> 2)] = page;
       words[entry + (TLB_WRITE >> 2) + 1] = high;
     } else {
@@ -246,7 +246,8 @@ export class Mmu {
       const result = this.walker.walk(at | 0, upper | 0, access, user);
       if (result !== WALK.ok) return this.#fault(result, at | 0, upper | 0);
       const gpa = this.walker.physical;
-      pieces.push({ host: this.#map.host(gpa), gpa, offset: done, length });
+      const writes = access === ACCESS.write || access === ACCESS.modify;
+      pieces.push({ host: this.#map.host(gpa, writes), gpa, offset: done, length });
       done += length;
     }
     if (this.checksAlignment && this.#isMisaligned(low, size)) return 0;

@@ -124,7 +124,7 @@ export class PageWalk {
    * cycle). @returns false when the entry has changed since, so that nothing was set and the walk is void
    */
   #mark(at: number, entry: number, bits: number): boolean {
-    if ((entry & bits) === bits) return true;
+    if ((entry & bits) === bits || this.#map.isReadOnly(at * 4)) return true;
     if (Atomics.compareExchange(this.#state.words, at, entry, entry | bits) !== entry) return false;
     this.onChange(at * 4);
     return true;

@@ -52,7 +52,7 @@ export class LinearMemory {
       done += length;
     }
     for (const { gpa, start, length } of pieces) {
-      const host = map.host(gpa);
+      const host = map.host(gpa, true);
       const piece = from.subarray(start, start + length);
       if (host >= 0) {
         state.bytes.set(piece, host);
