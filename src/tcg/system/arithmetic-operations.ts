@@ -3,6 +3,7 @@
 import { ACCESS } from '../emit/access.ts';
 import { FLAG } from '../emit/rflags.ts';
 import { R, S } from '../layout.ts';
+import type { Pair } from '../rendezvous.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import { address, immediate, type Operations } from './operands.ts';
 import type { Operation } from './operations.ts';
@@ -63,28 +64,39 @@ function divide(o: Operation, signed: boolean): void {
   state.setGpr(RDX, BigInt.asUintN(64, n % d));
 }
 
+/** Devices know no locks. */
+function exchangeDevice(o: Operation, at: bigint, expected: Pair, replacement: Pair): Pair {
+  const bytes = new Uint8Array(16);
+  const view = new DataView(bytes.buffer);
+  o.system.linear.read(at, bytes);
+  const old = { low: view.getBigUint64(0, true), high: view.getBigUint64(8, true) };
+  if (old.low === expected.low && old.high === expected.high) {
+    view.setBigUint64(0, replacement.low, true);
+    view.setBigUint64(8, replacement.high, true);
+  }
+  o.system.linear.write(at, bytes);
+  return old;
+}
+
 export const ARITHMETIC_OPERATIONS: Operations = {
   DIV128: (o) => divide(o, false),
   IDIV128: (o) => divide(o, true),
+  /** With LOCK; without it is generated code. */
   CMPXCHG16B(o) {
-    const { state } = o.cpu;
+    const { state, map, mmu, rendezvous } = o.cpu;
     const at = address(o, 16, ACCESS.modify);
     if (at & 15n) throw new GuestFault(VECTOR.GP);
-    const bytes = new Uint8Array(16);
-    const view = new DataView(bytes.buffer);
     o.system.linear.probe(at, 16, ACCESS.write);
-    o.system.linear.read(at, bytes);
-    const low = view.getBigUint64(0, true);
-    const high = view.getBigUint64(8, true);
-    const equal = low === state.gpr(RAX) && high === state.gpr(RDX);
-    if (equal) {
-      view.setBigUint64(0, state.gpr(RBX), true);
-      view.setBigUint64(8, state.gpr(RCX), true);
-    }
-    o.system.linear.write(at, bytes);
+    const host = map.host(mmu.walker.physical, true);
+    const pair = { low: state.gpr(RAX), high: state.gpr(RDX) };
+    const replacement = { low: state.gpr(RBX), high: state.gpr(RCX) };
+    const old =
+      host < 0 ? exchangeDevice(o, at, pair, replacement) : rendezvous.exchange(host, pair, replacement);
+    if (host >= 0) mmu.touched(host, 16);
+    const equal = old.low === pair.low && old.high === pair.high;
     if (!equal) {
-      state.setGpr(RAX, low);
-      state.setGpr(RDX, high);
+      state.setGpr(RAX, old.low);
+      state.setGpr(RDX, old.high);
     }
     const flags = o.cpu.exports.getFlags() & ~BigInt(FLAG.ZF);
     o.cpu.exports.setFlags(flags | (equal ? BigInt(FLAG.ZF) : 0n));
