@@ -94,10 +94,15 @@ for (const [name, encoding, scalar] of [
     const b = c.let(c.readVector(1));
     const r = c.let(b.vector('f32x4.demote_f64x2_zero'));
     const zero = vector('f64x2.eq', b, v128(0n)).shuffle(v128(0n), NARROW);
-    const ordinary = demotedIsOrdinary(r, zero);
-    const lanes = scalar ? ordinary.lane('i32x4', 0) : ordinary.lane('i64x2', 0).eq(-1);
-    c.f.if_(isPlain(c).and(lanes).eqz(), () =>
-      carryOut(c, b, FLOAT_OPERATION.CONVERT | DOUBLE_PRECISION | (scalar ? 0 : PACKED)),
+    const exact = vector('f64x2.eq', r.vector('f64x2.promote_low_f32x4'), b);
+    const all = (mask: Expr) => (scalar ? mask.lane('i32x4', 0) : mask.lane('i64x2', 0).eq(-1)).ne(0);
+    const isExact = holds('f64x2', scalar, exact).ne(0);
+    c.f.if_(
+      isPlain(c)
+        .or(isExact)
+        .and(all(demotedIsOrdinary(r, zero)))
+        .eqz(),
+      () => carryOut(c, b, FLOAT_OPERATION.CONVERT | DOUBLE_PRECISION | (scalar ? 0 : PACKED)),
     );
     c.writeVector(0, scalar ? c.readVector(0).withLane('i32x4', 0, r.lane('i32x4', 0)) : r);
   });

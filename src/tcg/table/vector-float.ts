@@ -17,6 +17,14 @@ import {
   splat,
   sumIsOrdinary,
 } from '../sse/checks.ts';
+import {
+  differenceIsExact,
+  productIsExact,
+  quotientIsExact,
+  rootIsExact,
+  roundsToNearest,
+  sumIsExact,
+} from '../sse/exact.ts';
 import { DAZ, PE, PM } from '../sse/mxcsr.ts';
 import { DOUBLE_PRECISION, FLOAT_OPERATION, PACKED } from '../sse/operation.ts';
 import { type Expr, f32, f64, type Local, select, v128, vector } from '../wasm/index.ts';
@@ -47,39 +55,55 @@ function detail(operation: keyof typeof FLOAT_OPERATION, shape: FloatShape, scal
   return FLOAT_OPERATION[operation] | (shape === 'f64x2' ? DOUBLE_PRECISION : 0) | (scalar ? 0 : PACKED);
 }
 
-/** Carries the instruction out in TypeScript unless MXCSR and one of two conditions, the likelier first, let it be. */
-function unlessPlain(
+/** When a result that was rounded to nearest may be taken: masks of lanes. */
+interface Conditions {
+  /** A cheap condition that holds nearly always, if there is one. */
+  readonly usual?: Expr;
+  /** The result raises no flag but PE. */
+  readonly ordinary: () => Expr;
+  /** It does not raise PE either. */
+  readonly exact: () => Expr;
+}
+
+/** Carries the instruction out in TypeScript unless MXCSR and the result let it be. */
+function unlessOrdinaryResult(
   c: Meaning,
   shape: FloatShape,
   scalar: boolean,
-  conditions: readonly Expr[],
+  { usual, ordinary, exact }: Conditions,
   otherwise: () => void,
 ): void {
-  const [usual, ...rest] = conditions;
-  c.f.if_(
-    isPlain(c)
-      .and(holds(shape, scalar, usual))
-      .eqz(),
-    () => {
-      if (rest.length === 0) otherwise();
-      else unlessPlain(c, shape, scalar, rest, otherwise);
-    },
-  );
+  const holdsFor = (mask: Expr) => holds(shape, scalar, mask);
+  const unless = (condition: Expr, then: () => void) => c.f.if_(condition.eqz(), then);
+  const unlessExact = () => {
+    const mask = c.let(ordinary());
+    unless(isPlain(c).and(holdsFor(mask)), () =>
+      unless(roundsToNearest(c).and(holdsFor(vector('v128.and', mask, exact()))), otherwise),
+    );
+  };
+  if (usual === undefined) unlessExact();
+  else unless(isPlain(c).and(holdsFor(usual)), unlessExact);
 }
 
-for (const [name, opcode, operator, operation, isOrdinaryResult] of [
-  ['add', '58', 'add', 'ADD', sumIsOrdinary],
-  ['mul', '59', 'mul', 'MUL', productIsOrdinary],
-  ['sub', '5c', 'sub', 'SUB', sumIsOrdinary],
-  ['div', '5e', 'div', 'DIV', quotientIsOrdinary],
+for (const [name, opcode, operator, operation, isOrdinaryResult, isExact] of [
+  ['add', '58', 'add', 'ADD', sumIsOrdinary, sumIsExact],
+  ['mul', '59', 'mul', 'MUL', productIsOrdinary, productIsExact],
+  ['sub', '5c', 'sub', 'SUB', sumIsOrdinary, differenceIsExact],
+  ['div', '5e', 'div', 'DIV', quotientIsOrdinary, quotientIsExact],
 ] as const) {
   for (const { suffix, prefix, operand, shape, scalar } of FORMS) {
     vectorFloat.add(`${name}${suffix}`, `${prefix}.0f.${opcode} Vx,W${operand}`, SSE2, (c) => {
       const a = c.let(c.readVector(0));
       const b = c.let(c.readVector(1));
       const r = c.let(vector(`${shape}.${operator}`, a, b));
-      const conditions = [allNormal(shape, r, a, b), isOrdinaryResult(shape, r, a, b)];
-      unlessPlain(c, shape, scalar, conditions, () => carryOut(c, b, detail(operation, shape, scalar)));
+      const conditions = {
+        usual: allNormal(shape, r, a, b),
+        ordinary: () => isOrdinaryResult(shape, r, a, b),
+        exact: () => isExact(c, shape, r, a, b),
+      };
+      unlessOrdinaryResult(c, shape, scalar, conditions, () =>
+        carryOut(c, b, detail(operation, shape, scalar)),
+      );
       c.writeVector(0, scalar ? mergeLow(shape, r, a) : r);
     });
   }
@@ -88,9 +112,11 @@ for (const { suffix, prefix, operand, shape, scalar } of FORMS) {
   vectorFloat.add(`sqrt${suffix}`, `${prefix}.0f.51 Vx,W${operand}`, SSE2, (c) => {
     const b = c.let(c.readVector(1));
     const r = c.let(b.vector(`${shape}.sqrt`));
-    unlessPlain(c, shape, scalar, [rootIsOrdinary(shape, r, b)], () =>
-      carryOut(c, b, detail('SQRT', shape, scalar)),
-    );
+    const conditions = {
+      ordinary: () => rootIsOrdinary(shape, r, b),
+      exact: () => rootIsExact(c, shape, r, b),
+    };
+    unlessOrdinaryResult(c, shape, scalar, conditions, () => carryOut(c, b, detail('SQRT', shape, scalar)));
     c.writeVector(0, scalar ? mergeLow(shape, r, c.readVector(0)) : r);
   });
 }
@@ -215,9 +241,9 @@ for (const [suffix, prefix, shape] of [
   ['ps', 'f2', 'f32x4'],
   ['pd', '66', 'f64x2'],
 ] as const) {
-  for (const [name, opcode, operator, operation] of [
-    ['hadd', '7c', 'add', 'HADD'],
-    ['hsub', '7d', 'sub', 'HSUB'],
+  for (const [name, opcode, operator, operation, isExact] of [
+    ['hadd', '7c', 'add', 'HADD', sumIsExact],
+    ['hsub', '7d', 'sub', 'HSUB', differenceIsExact],
   ] as const) {
     vectorFloat.add(`${name}${suffix}`, `${prefix}.0f.${opcode} Vx,Wx`, SSE3, (c) => {
       const a = c.let(c.readVector(0));
@@ -225,7 +251,11 @@ for (const [suffix, prefix, shape] of [
       const even = c.let(a.shuffle(b, SHUFFLE[shape].even));
       const odd = c.let(a.shuffle(b, SHUFFLE[shape].odd));
       const r = c.let(vector(`${shape}.${operator}`, even, odd));
-      unlessPlain(c, shape, false, [sumIsOrdinary(shape, r, even, odd)], () =>
+      const conditions = {
+        ordinary: () => sumIsOrdinary(shape, r, even, odd),
+        exact: () => isExact(c, shape, r, even, odd),
+      };
+      unlessOrdinaryResult(c, shape, false, conditions, () =>
         carryOut(c, b, detail(operation, shape, false)),
       );
       c.writeVector(0, r);
@@ -238,8 +268,11 @@ for (const [suffix, prefix, shape] of [
     // Even lanes are subtracted, odd ones added.
     const lanes = Array.from({ length: 16 }, (_, i) => (Math.floor(i / bytes) % 2 === 0 ? i : i + 16));
     const r = c.let(vector(`${shape}.sub`, a, b).shuffle(vector(`${shape}.add`, a, b), lanes));
-    unlessPlain(c, shape, false, [sumIsOrdinary(shape, r, a, b)], () =>
-      carryOut(c, b, detail('ADDSUB', shape, false)),
+    c.f.if_(
+      isPlain(c)
+        .and(holds(shape, false, sumIsOrdinary(shape, r, a, b)))
+        .eqz(),
+      () => carryOut(c, b, detail('ADDSUB', shape, false)),
     );
     c.writeVector(0, r);
   });
@@ -289,15 +322,14 @@ for (const [name, opcode, shape, lanes] of [
     const pair = (i: number) => c.let(term(i).add(term(i + 1)));
     const [first, second] = [pair(0), lanes === 4 ? pair(2) : undefined];
     const sum = c.let(second === undefined ? first : first.add(second));
-    // Zeros would have to be looked at: where they come from, and with which sign.
     const least = shape === 'f32x4' ? 2 ** -126 : 2 ** -1022;
     const normal = (x: Local) => x.abs().ge(least).and(x.abs().lt(Number.POSITIVE_INFINITY));
     const sums = [first, ...(second === undefined ? [] : [second]), sum];
     const ordinary = sums.map((x) => normal(x).or(x.eq(0))).reduce((x, y) => x.and(y));
-    unlessPlain(c, shape, false, [productIsOrdinary(shape, products, a, b)], () =>
+    const productsAreOrdinary = holds(shape, false, productIsOrdinary(shape, products, a, b));
+    c.f.if_(isPlain(c).and(productsAreOrdinary).and(ordinary).eqz(), () =>
       carryOut(c, b, detail('DP', shape, false)),
     );
-    c.f.if_(ordinary.eqz(), () => carryOut(c, b, detail('DP', shape, false)));
     let r: Expr = v128(0n);
     for (let i = 0; i < lanes; i++) r = r.withLane(shape, i, select(control.shr_u(i).and(1), sum, float));
     c.writeVector(0, r);

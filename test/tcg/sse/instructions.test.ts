@@ -17,7 +17,6 @@ afterAll(() => oracle[Symbol.dispose]());
 
 const ARITHMETIC = /^(add|sub|mul|div|sqrt|min|max|cmp|u?comi|addsub|hadd|hsub|round|dp)([sp][sd])$/;
 const CONVERSION = /^cvtt?(ss|sd|ps|pd|si|dq|pi)2/;
-const ESTIMATE = /^(rcp|rsqrt)[ps]s$/;
 
 /** What the source holds; undefined for instructions that are no floating-point ones. */
 function lanesOf(name: string): Lanes | undefined {
@@ -67,6 +66,7 @@ function changes(before: CaseState, result: Result): string {
     const [x, y] = [before, state].map(({ fpr }) => hex(fpr.subarray(i * 16, i * 16 + 8)));
     if (x !== y) text.push(`mm${i} ${y}`);
   }
+  text.push(`FSW ${state.fsw.toString(16)}, FTW ${state.ftw.toString(16)}`);
   if (hex(state.data) !== hex(before.data)) text.push('memory');
   return text.join(', ');
 }
@@ -98,7 +98,6 @@ test.each(FLOAT_INSTRUCTIONS.map(({ name }) => name))('%s does what the processo
 
 test.each(['rcpps', 'rcpss', 'rsqrtps', 'rsqrtss'])('%s is as near as it must be', (name) => {
   const { encodings } = INSTRUCTIONS.find((instruction) => instruction.name === name)!;
-  expect(ESTIMATE.test(name)).toBe(true);
   const failures: string[] = [];
   for (let i = 0; i < CASES; i++) {
     const c = floatCase(encodings[0], 'f32', new Random(SEED * 1_000_003 + i));
@@ -112,8 +111,10 @@ test.each(['rcpps', 'rcpss', 'rsqrtps', 'rsqrtss'])('%s is as near as it must be
     const b = new DataView(got.state.xmm.buffer, got.state.xmm.byteOffset);
     for (let at = 0; at < 256; at += 4) {
       const [x, y] = [a.getFloat32(at, true), b.getFloat32(at, true)];
-      // Each is off by at most 1.5 * 2^-12 of the value.
-      const same = Math.abs(x - y) <= Math.abs(y) * 2 ** -10.4 || a.getInt32(at) === b.getInt32(at);
+      // Each is off by at most 1.5 * 2^-12 of the value; the smallest results may be zeros.
+      const same =
+        Math.abs(x - y) <= Math.max(Math.abs(y) * 2 ** -10.4, 2 ** -125.999) ||
+        a.getInt32(at) === b.getInt32(at);
       if (!same) failures.push(`${hex(c.code)}: processor ${x}, tcg ${y}`);
     }
   }
