@@ -16,7 +16,8 @@ export const SIGNATURE = 0x0001_06ca;
 export const TCG_FEATURES: readonly string[] = [
   'fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 ht',
   'pni ssse3 cx16 sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline_timer hypervisor',
-  'arat fsgsbase tsc_adjust bmi1 smep bmi2 erms smap adx',
+  'pclmulqdq aes xsave rdrand',
+  'arat fsgsbase tsc_adjust bmi1 smep bmi2 erms invpcid rdseed adx smap clflushopt clwb sha_ni umip rdpid pcid xsaveopt',
   'lahf_lm abm 3dnowprefetch syscall nx pdpe1gb rdtscp lm invtsc',
   'kvmclock kvmclock2 kvmclock_stable kvm_nopiodelay',
 ].flatMap((names) => names.split(' '));
