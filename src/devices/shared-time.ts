@@ -28,9 +28,11 @@ export class SharedTime {
   readonly shared: SharedArrayBuffer;
   readonly #fields: Float64Array;
 
-  constructor(shared = new SharedArrayBuffer(FIELDS * 8)) {
-    this.shared = shared;
-    this.#fields = new Float64Array(shared);
+  /** @param shared of another thread's; without it, new time that stands at 0 */
+  constructor(shared?: SharedArrayBuffer) {
+    this.shared = shared ?? new SharedArrayBuffer(FIELDS * 8);
+    this.#fields = new Float64Array(this.shared);
+    if (shared === undefined) this.deadline = Number.POSITIVE_INFINITY;
   }
 
   /** Whether guest time is moved on by {@link advance} alone. */

@@ -41,7 +41,7 @@ function callsOf(vcpu: EngineVcpu): VcpuCalls {
 
 /** Pins the calling thread; only once everything is loaded: threads that loading starts would be pinned with it. */
 function pin(vcpu: EngineVcpu): void {
-  if (init.affinity.length === 0 || nativeProblem() !== undefined) return;
+  if (init.affinity.length === 0) return;
   if (loadNative().setAffinity(0, [...init.affinity]) === 0) return;
   vcpu.close();
   const { index } = init.port;
