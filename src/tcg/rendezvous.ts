@@ -5,10 +5,12 @@
  * end of the block, and where everything that may take long (device accesses, HLT, pauses) happens anyway. Whoever
  * wants to run alone counts as stopped while it waits for its turn, so that two of them never wait for each other.
  *
- * LOCK CMPXCHG16B cannot afford that: Linux does one for each object that is freed on another CPU. It is atomic
- * against other LOCK CMPXCHG16B, by a lock of their own, and each half is replaced by a compare-and-exchange, so
- * that no store of 8 bytes or less to a half is ever lost or overwritten. What differs from a processor: the halves
- * change one after the other, low first, so two loads of 8 bytes may see the new low half with the old high one.
+ * LOCK CMPXCHG16B cannot afford that: Linux does one for many an object that is freed on another CPU. It is atomic
+ * against other LOCK CMPXCHG16B, by a lock of their own. Each half is replaced by a compare-and-exchange, so that a
+ * store or LOCK of 8 bytes or less to a half by another vCPU is not overwritten. What differs from a processor: the
+ * halves change one after the other, low first, so loads of 8 bytes may see the new low half with the old high one,
+ * also when the exchange then fails because of a store to the high half; and such a store that comes together with
+ * one to the low half, both within that moment, may leave the low half with what was stored last of the two.
  */
 import { ATTENTION_ENGINE, areaBase, ENGINE, INVALIDATIONS, S } from './layout.ts';
 
@@ -26,9 +28,17 @@ function runningWord(index: number): number {
   return (areaBase(index) + INVALIDATIONS + RUNNING) >> 2;
 }
 
+/** Two 64-bit halves. */
+export interface Pair {
+  readonly low: bigint;
+  readonly high: bigint;
+}
+
 /** One vCPU's part. */
 export class Rendezvous {
   readonly #words: Int32Array;
+  /** The memory by 64-bit words. */
+  readonly #halves: BigUint64Array;
   readonly #id: number;
   readonly #running: number;
   readonly #others: readonly { running: number; attention: number }[];
@@ -37,6 +47,7 @@ export class Rendezvous {
   /** @param words the whole memory */
   constructor(words: Int32Array, index: number, vcpus: number) {
     this.#words = words;
+    this.#halves = new BigUint64Array(words.buffer);
     this.#id = index + 1;
     this.#running = runningWord(index);
     this.#others = Array.from({ length: vcpus }, (_, i) => i)
@@ -57,9 +68,11 @@ export class Rendezvous {
     if (this.#others.length === 0) return;
     const words = this.#words;
     Atomics.store(words, this.#running, 1);
-    while (Atomics.load(words, EXCLUSIVE) !== 0) {
+    for (;;) {
+      const holder = Atomics.load(words, EXCLUSIVE);
+      if (holder === 0) return;
       this.#stopped();
-      this.#wait(EXCLUSIVE, Atomics.load(words, EXCLUSIVE));
+      this.#wait(EXCLUSIVE, holder);
       Atomics.store(words, this.#running, 1);
     }
   }
@@ -99,12 +112,12 @@ export class Rendezvous {
     Atomics.notify(this.#words, EXCLUSIVE);
   }
 
-  /** Calls `exchange` while no other vCPU is in one: LOCK CMPXCHG16B. */
-  pair(exchange: () => void): void {
-    if (this.#others.length === 0) {
-      exchange();
-      return;
-    }
+  /**
+   * LOCK CMPXCHG16B.
+   * @param host address, a multiple of 16
+   * @returns what was there; the exchange took place if that is `expected`
+   */
+  exchange(host: number, expected: Pair, replacement: Pair): Pair {
     const words = this.#words;
     for (;;) {
       const holder = Atomics.compareExchange(words, PAIR, 0, this.#id);
@@ -112,9 +125,24 @@ export class Rendezvous {
       this.#wait(PAIR, holder);
     }
     try {
-      exchange();
+      return this.#exchange(host / 8, expected, replacement);
     } finally {
       Atomics.store(words, PAIR, 0);
+    }
+  }
+
+  #exchange(at: number, expected: Pair, replacement: Pair): Pair {
+    const halves = this.#halves;
+    for (;;) {
+      const low = Atomics.load(halves, at);
+      const high = Atomics.load(halves, at + 1);
+      // Both at one moment, whatever others store to the halves.
+      if (Atomics.load(halves, at) !== low) continue;
+      if (low !== expected.low || high !== expected.high) return { low, high };
+      if (Atomics.compareExchange(halves, at, low, replacement.low) !== low) continue;
+      if (Atomics.compareExchange(halves, at + 1, high, replacement.high) === high) return expected;
+      // Somebody stored to the high half just now: this must fail, so the low one is taken back.
+      Atomics.compareExchange(halves, at, replacement.low, low);
     }
   }
 

@@ -1,9 +1,10 @@
 /** Integer arithmetic and logic (SDM vol. 2). */
 
+import { ACCESS } from '../emit/access.ts';
 import { FLAG } from '../emit/flags.ts';
 import type { Meaning } from '../emit/meaning.ts';
 import { S } from '../layout.ts';
-import { type Expr, i64, type Local, select } from '../wasm/index.ts';
+import { type Expr, i32, i64, type Local, load, select } from '../wasm/index.ts';
 import { Table } from './instruction.ts';
 import { SYSTEM } from './system-operations.ts';
 
@@ -163,7 +164,22 @@ function setZero(c: Meaning, zero: Expr): void {
 }
 
 arithmetic.add('cmpxchg16b', '0f.c7/1m Mx w1', { lock: true, feature: 'cx16' }, (c) => {
-  c.system(SYSTEM.CMPXCHG16B);
+  if (c.form.lock) {
+    c.system(SYSTEM.CMPXCHG16B);
+    return;
+  }
+  const host = c.host(0, ACCESS.modify);
+  const low = c.let(load('i64.load', host));
+  const high = c.let(load('i64.load', host, 8));
+  const equal = c.let(low.eq(c.gpr(0)).and(high.eq(c.gpr(2))));
+  c.f.store('i64.store', host, select(equal, c.gpr(3), low));
+  c.f.store('i64.store', host, select(equal, c.gpr(1), high), 8);
+  c.afterStore(host, i32(16));
+  c.f.if_(equal.eqz(), () => {
+    c.setGpr(0, low);
+    c.setGpr(2, high);
+  });
+  setZero(c, equal);
 });
 
 // Multiplication and division.
