@@ -43,6 +43,7 @@ export interface CaseState {
   xmm: Uint8Array;
   /** Eight registers of ten bytes in slots of sixteen, by physical number: the MMX registers. */
   fpr: Uint8Array;
+  fcw: number;
   fsw: number;
   /** Abridged tags. */
   ftw: number;
@@ -53,6 +54,8 @@ export interface CaseState {
 export interface Case {
   code: Uint8Array;
   before: CaseState;
+  /** Offsets in the data page of what is not compared. */
+  varies?: readonly number[];
 }
 
 /** What came of a case: a state, possibly that which the handler of #XM found, or an exception without a handler. */
@@ -65,7 +68,6 @@ export const COMPARED_FLAGS = 0x8d5 | 0x400;
 const AT = { gpr: 0, flags: 128, target: 136, vector: 148, fx: 0x400 } as const;
 /** Offsets in the FXSAVE image (SDM vol. 1, table 10-2). */
 const FX = { fcw: 0, fsw: 2, ftw: 4, mxcsr: 24, st: 32, xmm: 160, size: 512 } as const;
-const FCW = 0x37f;
 
 /** movs of the whole state from and to the block; the case runs in between. */
 function driver(): Uint8Array {
@@ -159,10 +161,10 @@ function prepare(memory: GuestMemory, { code, before }: Case): void {
 }
 
 /** The FXSAVE image of a state: registers follow from ST(0) on. */
-function fxImage({ fpr, fsw, ftw, mxcsr, xmm }: CaseState): Uint8Array {
+function fxImage({ fpr, fcw, fsw, ftw, mxcsr, xmm }: CaseState): Uint8Array {
   const image = new Uint8Array(FX.size);
   const view = new DataView(image.buffer);
-  view.setUint16(FX.fcw, FCW, true);
+  view.setUint16(FX.fcw, fcw, true);
   view.setUint16(FX.fsw, fsw, true);
   view.setUint8(FX.ftw, ftw);
   view.setUint32(FX.mxcsr, mxcsr, true);
@@ -175,7 +177,7 @@ function fxImage({ fpr, fsw, ftw, mxcsr, xmm }: CaseState): Uint8Array {
   return image;
 }
 
-function fromFxImage(image: Uint8Array): Pick<CaseState, 'fpr' | 'fsw' | 'ftw' | 'mxcsr' | 'xmm'> {
+function fromFxImage(image: Uint8Array): Pick<CaseState, 'fpr' | 'fcw' | 'fsw' | 'ftw' | 'mxcsr' | 'xmm'> {
   const view = new DataView(image.buffer, image.byteOffset);
   const fsw = view.getUint16(FX.fsw, true);
   const fpr = new Uint8Array(128);
@@ -185,6 +187,7 @@ function fromFxImage(image: Uint8Array): Pick<CaseState, 'fpr' | 'fsw' | 'ftw' |
   }
   return {
     fpr,
+    fcw: view.getUint16(FX.fcw, true),
     fsw,
     ftw: view.getUint8(FX.ftw),
     mxcsr: view.getUint32(FX.mxcsr, true),
@@ -271,7 +274,7 @@ export class Subject {
     cpu.rflags = BigInt(before.flags | 2);
     state.bytes.set(before.xmm, state.base + S.XMM);
     state.bytes.set(before.fpr, state.base + S.FPR);
-    state.setI32(S.FCW, FCW);
+    state.setI32(S.FCW, before.fcw);
     state.setI32(S.FSW, before.fsw);
     state.setI32(S.FTW, before.ftw);
     state.setI32(S.FOP, 0);
@@ -299,6 +302,7 @@ export class Subject {
       mxcsr: fxStateOf(cpu).mxcsr,
       xmm: bytes(S.XMM, 256),
       fpr: bytes(S.FPR, 128),
+      fcw: state.i32(S.FCW),
       fsw: state.i32(S.FSW),
       ftw: state.i32(S.FTW),
       data: memory.read(DATA, DATA_SIZE),
