@@ -85,6 +85,10 @@ export const S = {
   SHADOW_RIP: 288,
   /** i64: offset operand for helper calls. */
   TEMP: 296,
+  /** i32: an NMI is being handled. */
+  NMI_MASKED: 304,
+  /** i32: the latest interrupt shadow is that of MOV SS, not of STI. */
+  SHADOW_IS_MOV_SS: 308,
 
   /** i32 each, order of SEGMENT_BASE. */
   SELECTOR: 320,

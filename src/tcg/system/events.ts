@@ -4,6 +4,7 @@
  */
 import type { VcpuEvents } from '../../vcpu/state.ts';
 import type { Cpu } from '../cpu.ts';
+import type { CpuState } from '../cpu-state.ts';
 import { S } from '../layout.ts';
 import type { EventKind } from './delivery.ts';
 import { hasErrorCode } from './fault.ts';
@@ -26,14 +27,31 @@ export interface InjectedEvent {
 export class Events {
   /** An NMI has come and was not delivered yet. */
   nmiPending = false;
-  /** An NMI is being handled: others wait for the next IRET (SDM vol. 3A 6.7.1). */
-  nmiMasked = false;
   /** What a restored state was about to deliver. */
   injected: InjectedEvent | undefined;
   /** The next run() ends with a shutdown. */
   tripleFault = false;
+  readonly #state: CpuState;
+
+  constructor(state: CpuState) {
+    this.#state = state;
+  }
+
+  /** An NMI is being handled: others wait for the next IRET (SDM vol. 3A 6.7.1). */
+  get nmiMasked(): boolean {
+    return this.#state.i32(S.NMI_MASKED) !== 0;
+  }
+  set nmiMasked(value: boolean) {
+    this.#state.setI32(S.NMI_MASKED, value ? 1 : 0);
+  }
+
   /** What began the interrupt shadow at S.SHADOW_RIP: one of SHADOW. */
-  shadowKind: number = SHADOW.STI;
+  get shadowKind(): number {
+    return this.#state.i32(S.SHADOW_IS_MOV_SS) === 0 ? SHADOW.STI : SHADOW.MOV_SS;
+  }
+  set shadowKind(value: number) {
+    this.#state.setI32(S.SHADOW_IS_MOV_SS, value === SHADOW.MOV_SS ? 1 : 0);
+  }
 
   /** Whether an NMI could be delivered, but for an interrupt shadow. */
   get nmiWaits(): boolean {

@@ -50,7 +50,7 @@ export class SystemOperations {
   readonly far: FarTransfers;
   readonly registers: SystemRegisters;
   readonly debug: DebugRegisters;
-  readonly events = new Events();
+  readonly events: Events;
   readonly notices = new Notices();
   /** Single-stepping for a debugger, besides TF. */
   debugStep = false;
@@ -70,6 +70,7 @@ export class SystemOperations {
 
   constructor(cpu: Cpu) {
     this.#cpu = cpu;
+    this.events = new Events(cpu.state);
     this.linear = new LinearMemory(cpu);
     this.segments = new Segments(cpu, this.linear);
     this.privilege = new Privilege(cpu, this.segments, this.linear);

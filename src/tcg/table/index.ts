@@ -4,6 +4,7 @@ import { arithmetic } from './arithmetic.ts';
 import { bits } from './bits.ts';
 import { control } from './control.ts';
 import type { Instruction } from './instruction.ts';
+import { kernel } from './kernel.ts';
 import { mmx } from './mmx.ts';
 import { moves } from './moves.ts';
 import { packed } from './packed.ts';
@@ -23,6 +24,7 @@ export const INSTRUCTIONS: readonly Instruction[] = [
   bits,
   strings,
   system,
+  kernel,
   vectorFloat,
   vectorConvert,
   vectorMoves,

@@ -90,8 +90,6 @@ moves.add('leave', 'c9 d64', {}, (c) => {
 moves.add('enter', 'c8 Iw,Ib d64', {}, (c) => c.system(SYSTEM.ENTER));
 moves.add('pusha', '60 Av i64', {}, (c) => c.system(SYSTEM.PUSHA));
 moves.add('popa', '61 Av i64', {}, (c) => c.system(SYSTEM.POPA));
-moves.add('pushf', '9c d64', {}, (c) => c.system(SYSTEM.PUSHF));
-moves.add('popf', '9d d64', {}, (c) => c.system(SYSTEM.POPF));
 
 // Flags.
 const { AF, CF, OF, PF, SF, ZF } = FLAG;

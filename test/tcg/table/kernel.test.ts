@@ -1,0 +1,178 @@
+import { describe, expect, test } from 'vitest';
+import { PageTableBuilder } from '../../../src/memory/page-tables.ts';
+import { FLAG } from '../../../src/tcg/emit/rflags.ts';
+import { S, SEG } from '../../../src/tcg/layout.ts';
+import { assemble } from '../../support/assemble.ts';
+import { TestCpu } from '../machine.ts';
+
+const CODE = 0x10000;
+const GDT = 0x6000;
+const STACK = 0x9000;
+const TABLES = 0x20000;
+/** The flags that a test is about. */
+const IMAGE = 0x8000;
+const KERNEL_CS = 0x10;
+const KERNEL_SS = 0x18;
+/** Flat descriptors as Linux has them. */
+const DESCRIPTORS = [0n, 0n, 0x00af_9b00_0000_ffffn, 0x00cf_9300_0000_ffffn];
+
+/** A CPU in 64-bit mode at CPL 0 with code at CODE. */
+function kernel(code: Uint8Array, prepare: (t: TestCpu) => void = () => {}): TestCpu {
+  const t = new TestCpu();
+  const tables = new PageTableBuilder(t.memory, { start: TABLES, end: TABLES + 0x10000 });
+  t.memory.write(CODE, code);
+  DESCRIPTORS.forEach((descriptor, i) => {
+    t.memory.writeU64(GDT + i * 8, descriptor);
+  });
+  const { cr3 } = tables.identityMap(0, 4 << 20);
+  t.longMode({ cr3: Number(cr3), rip: BigInt(CODE), rsp: BigInt(STACK) });
+  const { state } = t.cpu;
+  state.setU64(S.GDT_BASE, BigInt(GDT));
+  state.setI32(S.GDT_LIMIT, 0x1f);
+  prepare(t);
+  return t;
+}
+
+/** Runs to HLT. @returns what can be seen of the CPU */
+function run(t: TestCpu): unknown {
+  let outcome = t.cpu.run(1000);
+  for (let i = 0; i < 10 && (outcome === 'pause' || outcome === 'continue'); i++) {
+    t.cpu.state.setI32(S.ATTENTION, 0);
+    outcome = t.cpu.run(1000);
+  }
+  const { state } = t.cpu;
+  return {
+    outcome,
+    rip: state.rip,
+    rflags: t.cpu.rflags,
+    registers: Array.from({ length: 16 }, (_, i) => state.gpr(i)),
+    shadow: state.u64(S.SHADOW_RIP),
+    gs: [S.SEGMENT_BASE + 40, S.RAW_BASE + 40, S.KERNEL_GS_BASE].map((at) => state.u64(at)),
+    stack: Buffer.from(t.memory.read(STACK - 64, 128)).toString('hex'),
+  };
+}
+
+/** What sends every instruction the long way without changing what it does. */
+const longWay = (t: TestCpu) => t.cpu.state.setI32(S.IRQ_WAITING, 1);
+
+const DELICATE = FLAG.TF | FLAG.NT | FLAG.RF | FLAG.AC | FLAG.VIF | FLAG.VIP;
+const BITS = [
+  FLAG.CF,
+  FLAG.PF,
+  FLAG.ZF,
+  FLAG.SF,
+  FLAG.OF,
+  FLAG.AF,
+  FLAG.IF,
+  FLAG.DF,
+  FLAG.NT,
+  FLAG.AC,
+  FLAG.ID,
+];
+
+/** Flags in many combinations. */
+const IMAGES = [
+  0,
+  FLAG.IOPL,
+  FLAG.IOPL | FLAG.IF,
+  FLAG.RF,
+  FLAG.VIF | FLAG.VIP,
+  ...BITS,
+  ...BITS.map((bit) => 0xad5 ^ bit),
+];
+
+const assembled = (source: string) => assemble(source, CODE);
+
+/** Runs code both ways and compares; the short one must not need TypeScript but for HLT. */
+function compare(code: Uint8Array, prepare: (t: TestCpu) => void, isCommon: boolean): void {
+  const short = kernel(code, prepare);
+  let operations = 0;
+  const { system } = short.cpu;
+  const execute = system.execute.bind(system);
+  system.execute = (operation, pc) => {
+    operations++;
+    return execute(operation, pc);
+  };
+  const long = kernel(code, (t) => {
+    prepare(t);
+    longWay(t);
+  });
+  expect(run(short)).toEqual(run(long));
+  expect(operations === 1).toBe(isCommon);
+}
+
+describe('the common case and the operation in TypeScript agree on', () => {
+  test('POPF and PUSHF', () => {
+    const code = assembled(`push [${IMAGE}]\npopfq\npushfq\ncli\nhlt`);
+    for (const image of IMAGES) {
+      compare(code, (t) => t.memory.writeU64(IMAGE, BigInt(image)), (image & DELICATE) === 0);
+    }
+  });
+
+  test('IRET', () => {
+    const code = assembled(`
+      mov rax, rsp
+      push ${KERNEL_SS}
+      push rax
+      push [${IMAGE}]
+      push ${KERNEL_CS}
+      lea rcx, [rip + 1f]
+      push rcx
+      iretq
+      hlt
+    1: pushfq
+      cli
+      hlt`);
+    for (const image of IMAGES.filter((flags) => (flags & FLAG.NT) === 0)) {
+      compare(code, (t) => t.memory.writeU64(IMAGE, BigInt(image)), (image & DELICATE) === 0);
+    }
+  });
+
+  test('CLI, STI and SWAPGS', () => {
+    const bases = (t: TestCpu) => {
+      t.cpu.system.segments.setBase(SEG.GS, 0x1234n);
+      t.cpu.state.setU64(S.KERNEL_GS_BASE, 0xffff_8000_0000_0000n);
+    };
+    compare(assembled('sti\nnop\ncli\nsti\nnop\nswapgs\npushfq\ncli\nhlt'), bases, true);
+  });
+});
+
+describe('IRET to the same selectors goes the long way', () => {
+  const frame = (t: TestCpu, words: readonly number[]) => {
+    words.forEach((word, i) => {
+      t.memory.writeU64(STACK - 0x100 + i * 8, BigInt(word));
+    });
+    t.cpu.state.setGpr(4, BigInt(STACK - 0x100));
+  };
+  const IRETQ = Uint8Array.of(0x48, 0xcf);
+  const target = CODE + 0x100;
+
+  test('when the descriptor has changed', () => {
+    const t = kernel(IRETQ, (machine) => {
+      frame(machine, [target, KERNEL_CS, 2, STACK, KERNEL_SS]);
+      machine.memory.writeU64(GDT + KERNEL_CS, 0x00cf_9b00_0000_ffffn);
+      machine.memory.write(target, Uint8Array.of(0xf4));
+    });
+    expect(run(t)).toMatchObject({ outcome: 'halt' });
+    expect(t.cpu.system.segments.is64).toBe(false);
+  });
+
+  test('when it ends the handling of an NMI', () => {
+    const t = kernel(IRETQ, (machine) => {
+      frame(machine, [target, KERNEL_CS, 2, STACK, KERNEL_SS]);
+      machine.memory.write(target, Uint8Array.of(0xf4));
+      machine.cpu.system.events.nmiMasked = true;
+    });
+    expect(run(t)).toMatchObject({ outcome: 'halt', rip: BigInt(target + 1) });
+    expect(t.cpu.system.events.nmiMasked).toBe(false);
+  });
+
+  test('when RIP is not canonical', () => {
+    const t = kernel(IRETQ, (machine) => {
+      frame(machine, [0, KERNEL_CS, 2, STACK, KERNEL_SS]);
+      machine.memory.writeU64(STACK - 0x100, 0x8000_0000_0000_0000n);
+    });
+    // Without an IDT the #GP becomes a triple fault.
+    expect(run(t)).toMatchObject({ outcome: 'shutdown' });
+  });
+});
