@@ -200,6 +200,18 @@ export class KvmVm implements EngineVm {
     this.fd.ioctl(abi.KVM_IRQ_LINE, abi.kvm_irq_level.encode({ irq: gsi, level }));
   }
 
+  /** KVM would need its vCPUs' interrupt windows watched; guests with an I/O APIC do not use the PIC. */
+  setPicOutput(): false {
+    return false;
+  }
+
+  readonly #pinRoutes = new Map<number, abi.IrqRoutingEntry>();
+
+  routePin(pin: number, { address, data }: MsiMessage): void {
+    this.#pinRoutes.set(pin, abi.msiRoute(pin, address, 0, data));
+    this.setGsiRouting([...this.#pinRoutes.values()]);
+  }
+
   signalMsi({ address, data }: MsiMessage): void {
     // It fails when no local APIC takes the message: on hardware, too, such a write goes nowhere.
     this.fd.tryIoctl(

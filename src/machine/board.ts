@@ -48,7 +48,7 @@ export interface BoardEvents {
 
 /** Equips a machine with a PC's devices; `undefined` for the bare board. */
 export function buildBoard(vm: Vm, events: BoardEvents): Board | undefined {
-  const { board, clock, cpus, timeScale } = vm.config;
+  const { board, clock, cpus, irqchip, timeScale } = vm.config;
   if (board === 'none') return undefined;
   const above4G = vm.memory.regions.reduce(
     (sum, { gpa, size }) => sum + (gpa >= MMIO_HOLE_END ? size : 0),
@@ -89,8 +89,8 @@ export function buildBoard(vm: Vm, events: BoardEvents): Board | undefined {
     pio: [{ base: 0x70, size: CMOS_SIZE }],
     irq: [IRQ.rtc],
   });
-  if (timeScale !== 1 || vm.accel.engine === 'tcg') {
-    // A kernel's PIT runs in the host's time, and tcg has none.
+  if (timeScale !== 1 || irqchip === 'split' || vm.accel.engine === 'tcg') {
+    // A kernel's PIT runs in the host's time and needs its PIC and I/O APIC; tcg has none.
     const pit = new Pit();
     vm.addDevice(pit, { pio: [{ base: 0x40, size: PIT_SIZE }], irq: [IRQ.timer] });
     vm.addDevice(new Port61(pit), { pio: [{ base: 0x61, size: 1 }] });

@@ -73,7 +73,10 @@ export interface VmConfig {
   topology?: CpuTopology;
   /** Which engine runs the guest. Default auto. */
   accel?: 'auto' | 'kvm' | 'tcg';
-  /** Interrupt controllers. Default `kernel`; `none` for the bare board. */
+  /**
+   * Interrupt controllers: all the engine's (`kernel`, default), its local APICs with the machine's I/O APIC and PICs
+   * (`split`), or `none`, the default of the bare board.
+   */
   irqchip?: IrqchipMode;
   /** `pc` (default): the legacy devices, ACPI and PCI host of a PC. `none`: an empty bus. */
   board?: 'pc' | 'none';
@@ -148,14 +151,10 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
     });
   }
   checkClock(resolved);
-  if (resolved.board === 'pc' && resolved.irqchip !== 'kernel') {
-    throw new TsvError(
-      'TSV_E_CONFIG',
-      'The pc board needs all interrupt controllers, and has none of its own.',
-      {
-        hint: 'Use irqchip: "kernel" (the default), or board: "none".',
-      },
-    );
+  if (resolved.board === 'pc' && resolved.irqchip === 'none') {
+    throw new TsvError('TSV_E_CONFIG', 'The pc board needs interrupt controllers.', {
+      hint: 'Use irqchip: "kernel" (the default) or "split", or board: "none".',
+    });
   }
   return resolved;
 }

@@ -9,10 +9,10 @@
  */
 import { channel } from 'node:diagnostics_channel';
 import type { Logger } from 'pino';
-import { Bus } from '../devices/bus.ts';
+import { Bus, type Mount } from '../devices/bus.ts';
 import type { Device, StopReason } from '../devices/device.ts';
 import { GuestClock } from '../devices/guest-clock.ts';
-import { TICK_CYCLE } from '../devices/irqchip/interrupt-router.ts';
+import { type InterruptRouter, TICK_CYCLE } from '../devices/irqchip/interrupt-router.ts';
 import { TsvError } from '../errors.ts';
 import { loadNative, nativeMemory, nativeProblem } from '../kvm/native.ts';
 import { releaseRam } from '../memory/allocate.ts';
@@ -29,6 +29,7 @@ import { cpuSetup } from './cpu.ts';
 import { type DeviceOptions, DeviceSet } from './device-set.ts';
 import { chooseEngine, type EngineChoice } from './engine-choice.ts';
 import { type ExitReason, type RegisterDump, statusOf, type VmExit } from './exit.ts';
+import { splitControllers } from './irqchip.ts';
 import { defaultLog } from './log.ts';
 import { registerDump, withSymbol } from './registers.ts';
 import { collectStats, type VmStats } from './stats.ts';
@@ -76,6 +77,8 @@ export class Vm implements AsyncDisposable {
   readonly #clock: GuestClock;
   readonly #vcpus: VcpuThread[] = [];
   readonly #devices: DeviceSet;
+  /** Interrupt controllers, where they are the machine's. */
+  readonly #router: InterruptRouter | undefined;
   readonly #assistLock = new SharedArrayBuffer(4);
   readonly #halted = new Set<VcpuThread>();
   #board: Board | undefined;
@@ -111,12 +114,26 @@ export class Vm implements AsyncDisposable {
       gsis: config.irqchip === 'none' ? 0 : GSIS,
       closeTimeout: config.deviceTimeout,
       setIrqLine: (gsi, level) => {
-        if (this.#state !== 'stopped') engine.setIrqLine(gsi, level);
+        if (this.#state === 'stopped') return;
+        if (this.#router === undefined) engine.setIrqLine(gsi, level);
+        else this.#router.setIrqLine(gsi, level);
       },
       onStop: (reason) => this.#onStop(reason),
     });
-    for (const { device, mount } of engine.busDevices()) this.#bus.mount(device, mount);
     if (virtual) this.#bus.mount(tickDevice(clock), { space: 'mmio', base: TICK_CYCLE, size: 4 });
+    if (config.board === 'pc' && config.irqchip === 'split') {
+      this.#router = splitControllers(engine, () =>
+        this.log.warn(
+          'the guest waits for interrupts of the 8259, which do not reach it under kvm with a split irqchip',
+        ),
+      );
+    }
+    const controllers = this.#router?.mounts ?? engine.busDevices();
+    for (const device of new Set(controllers.map((part) => part.device))) {
+      const mounts = controllers.flatMap((part) => (part.device === device ? [part.mount] : []));
+      const within = (space: Mount['space']) => mounts.filter((mount) => mount.space === space);
+      this.#devices.add(device, { pio: within('pio'), mmio: within('mmio') });
+    }
     this.console = new VmConsole((bytes) => this.#board?.type(bytes));
     this.exited = new Promise((resolve) => {
       this.#exitDone = resolve;
@@ -194,7 +211,7 @@ export class Vm implements AsyncDisposable {
       onOutcome: (vcpu, outcome) => this.#onOutcome(vcpu, outcome),
       onTrace: (lines) => traceChannel.publish({ vm: this, lines }),
       onLog: (level, message) => this.log[level](message),
-      onEoi: () => {},
+      onEoi: (vector) => this.#router?.ioApic.endOfInterrupt(vector),
     });
   }
 

@@ -176,6 +176,14 @@ export class TcgVm implements EngineVm {
     this.#router?.setIrqLine(gsi, level);
   }
 
+  setPicOutput(level: 0 | 1): true {
+    this.#apicBus.setIntr(level === 1);
+    return true;
+  }
+
+  /** The end of every level-triggered interrupt is reported. */
+  routePin(): void {}
+
   signalMsi({ address, data }: MsiMessage): void {
     const message = decodeMsi({ address, data });
     if (message !== undefined) this.#apicBus.deliver(message);
@@ -222,19 +230,11 @@ export class TcgVm implements EngineVm {
   stopClock(): void {}
   startClock(): void {}
 
+  /** The interrupt controllers are devices of the machine, local APICs belong to their vCPUs, time is the machine's. */
   save(): Record<string, unknown> {
-    return { router: this.#router?.save() };
+    return {};
   }
-
-  restore(state: Record<string, unknown>): void {
-    const router = state.router as Record<string, unknown> | undefined;
-    if ((router === undefined) !== (this.#router === undefined)) {
-      throw new TsvError('TSV_E_STATE', 'The saved state is of a machine with other interrupt controllers.', {
-        hint: 'Create the machine with the same irqchip option as the saved one.',
-      });
-    }
-    if (router !== undefined) this.#router!.restore(router as never);
-  }
+  restore(): void {}
 
   async [Symbol.asyncDispose](): Promise<void> {}
 }

@@ -94,6 +94,13 @@ export interface EngineVm extends AsyncDisposable {
   unmapMemory(slot: number): void;
   /** Drives an input of the interrupt controllers. */
   setIrqLine(gsi: number, level: 0 | 1): void;
+  /**
+   * `split` irqchip: level of the PIC's output, INTR of every processor.
+   * @returns false when the engine cannot take its interrupts
+   */
+  setPicOutput(level: 0 | 1): boolean;
+  /** `split` irqchip: an input of the I/O APIC now gives this message; the end of level-triggered ones is to be reported. */
+  routePin(pin: number, message: MsiMessage): void;
   /** Delivers a message-signalled interrupt. */
   signalMsi(message: MsiMessage): void;
   /** Pages written since the last call, one bitmap for each RAM region, and starts anew. Needs `dirtyLog`. */

@@ -1,5 +1,6 @@
 /** A machine whose local APICs are the engine's and whose other interrupt controllers nobody has. */
 import { describe, expect, it } from 'vitest';
+import type { DeviceContext, IrqLine } from '../../src/devices/device.ts';
 import { ENGINES } from '../support/engines.ts';
 import { guestsOn, RecordingDevice } from '../support/guests.ts';
 
@@ -30,5 +31,44 @@ describe.each(ENGINES)('on %s', (accel) => {
     vm.engine.signalMsi({ address: 0xfee00000, data: 0x40 });
 
     await expect.poll(offsets, { timeout: 20_000 }).toEqual([0, 1]);
+  });
+
+  it('the PC board brings its own I/O APIC, which hears of the end of level-triggered interrupts', async () => {
+    // The PICs are masked. Pin 10 of the I/O APIC: vector 0x40, level-triggered. The handler counts, acknowledges at the device, and ends.
+    await using vm = await longModeVm(
+      `mov al, 0xff; out 0x21, al; out 0xa1, al
+       mov rax, offset handler; mov edi, 0x6400
+       mov [rdi], ax; mov word ptr [rdi + 2], 0x10; mov word ptr [rdi + 4], 0x8e00; shr rax, 16
+       mov [rdi + 6], ax; mov qword ptr [rdi + 8], 0
+       mov word ptr [0x5000], 0x4ff; mov qword ptr [0x5002], 0x6000; lidt [0x5000]
+       mov rsp, 0x8000
+       mov ebx, 0xfee00000; mov dword ptr [rbx + 0xf0], 0x1ff
+       mov ecx, 0xfec00000
+       mov dword ptr [rcx], 0x25; mov dword ptr [rcx + 0x10], 0
+       mov dword ptr [rcx], 0x24; mov dword ptr [rcx + 0x10], 0x8040
+       sti; mov al, 1; mov dx, 0x700; out dx, al
+       1: cmp dword ptr [0x4000], 3; jb 1b
+       mov dx, 0x604; mov ax, 0x3400; out dx, ax; 2: jmp 2b
+       handler: inc dword ptr [0x4000]; mov al, 0; mov dx, 0x700; out dx, al
+       mov dword ptr [rbx + 0xb0], 0; iretq`,
+      { board: 'pc', irqchip: 'split' },
+    );
+    const requester = new (class extends RecordingDevice {
+      #irq: IrqLine | undefined;
+      attach(context: DeviceContext): void {
+        this.#irq = context.irq();
+      }
+      // 1 asks for an interrupt; the handler's 0 takes it back, and the next one comes at once.
+      override write(): void {
+        this.#irq?.lower();
+        this.#irq?.raise();
+      }
+    })();
+    vm.addDevice(requester, { pio: [{ base: 0x700, size: 1 }], irq: [10] });
+
+    vm.start();
+
+    expect(await vm.exited).toMatchObject({ reason: 'poweroff' });
+    expect(vm.memory.readU32(0x4000)).toBe(3);
   });
 });
