@@ -237,6 +237,9 @@ export class Mmu {
     this.#nextSlot = (slot + 1) % SLOTS;
     const pieces = this.#slots[slot];
     pieces.length = 0;
+    // Canonical as a whole, before any of it is translated.
+    const last = (low >>> 0) + size - 1 > 0xffff_ffff ? (high + 1) | 0 : high;
+    if (this.#isLong() && (last << 16) >> 16 !== (last | 0)) return this.#fault(WALK.notCanonical, low, high);
     const user = this.#state.cpl === 3;
     for (let done = 0; done < size; ) {
       const at = low + done;

@@ -110,12 +110,15 @@ export class SystemOperations {
     }
     const resumes = (state.eflags & FLAG.RF) !== 0;
     state.eflags &= ~FLAG.RF;
-    if (debug.hasCode && !resumes) {
-      const hits = debug.codeAt(this.#linearRip());
+    if (debug.hasCode) {
+      const linear = this.#linearRip();
+      const hits = resumes ? 0 : debug.codeAt(linear);
       if (hits !== 0) {
         debug.report(hits);
         return this.raise(VECTOR.DB, 0, 'exception') ? 'continue' : 'shutdown';
       }
+      if (debug.isCodePage(Number(linear & 0xffff_ffffn) | 0, Number(linear >> 32n) | 0))
+        this.stepOnce = true;
     }
     debug.takeHits();
     this.#trapArmed = (state.eflags & FLAG.TF) !== 0;

@@ -1,0 +1,26 @@
+/** Small guests for every mechanism of the system: each prints the same on tcg, on KVM, and on paper (SDM). */
+import { describe, expect, it } from 'vitest';
+import { ENGINES } from '../support/engines.ts';
+import { DEBUGGING } from './cases/debugging.ts';
+import { PAGING } from './cases/paging.ts';
+import { PRIVILEGE } from './cases/privilege.ts';
+import { TRANSFERS } from './cases/transfers.ts';
+import { isKvmInSoftware, runGuest } from './run.ts';
+
+const TOPICS = { paging: PAGING, transfers: TRANSFERS, privilege: PRIVILEGE, debugging: DEBUGGING };
+const isSoftware = isKvmInSoftware();
+
+describe.each(ENGINES)('on %s', (accel) => {
+  describe.each(Object.entries(TOPICS))('%s', (_, cases) => {
+    for (const guest of cases) {
+      const lacks = accel === 'kvm' && isSoftware ? guest.notOnSoftwareKvm : undefined;
+      const name = lacks === undefined ? guest.name : `${guest.name} (KVM in software: ${lacks})`;
+      it.skipIf(lacks !== undefined)(name, { timeout: 60_000 }, async () => {
+        const { output, ends } = await runGuest(accel, guest);
+
+        expect(output).toBe(guest.output);
+        expect(ends).toBe(guest.ends ?? 'halt');
+      });
+    }
+  });
+});
