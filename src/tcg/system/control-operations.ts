@@ -4,6 +4,7 @@ import { ACCESS } from '../emit/access.ts';
 import { FLAG } from '../emit/rflags.ts';
 import { S } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
+import { hostRandom } from './host-random.ts';
 import {
   address,
   type Operations,
@@ -65,7 +66,7 @@ function loadTable(o: Operation, baseField: number, limitField: number): void {
 
 function random(o: Operation): void {
   const { peripherals } = o.system.registers;
-  const value = peripherals.random?.() ?? crypto.getRandomValues(new BigUint64Array(1))[0];
+  const value = peripherals.random?.() ?? hostRandom();
   writeRegister(o, 0, value);
   o.cpu.exports.setFlags(BigInt(FLAG.CF));
 }

@@ -1,7 +1,7 @@
 /** Shifts, rotates, bit operations, BMI1, BMI2 (SDM vol. 2). */
 import { FLAG } from '../emit/flags.ts';
 import { ACCESS, type Meaning } from '../emit/meaning.ts';
-import { type Expr, i64, type Local, select } from '../wasm/index.ts';
+import { type Expr, i64, type Local, select, v128, vector } from '../wasm/index.ts';
 import { Table } from './instruction.ts';
 
 export const bits = new Table();
@@ -391,16 +391,39 @@ depositExtract('pdep', 'vex.f2.0f38.f5 Gy,By,Ey', true);
 depositExtract('pext', 'vex.f3.0f38.f5 Gy,By,Ey', false);
 
 /** CRC32 with the Castagnoli polynomial, reflected. */
-const CRC32C = 0x82f6_3b78;
+const CRC32C = 0x82f6_3b78n;
+
+/** What a bit of the sum of the CRC and the source adds to the result after `steps` steps of division. */
+function remainderOf(bit: number, steps: number): bigint {
+  let x = 1n << BigInt(bit);
+  for (let i = 0; i < steps; i++) x = (x >> 1n) ^ (x & 1n ? CRC32C : 0n);
+  return x;
+}
+
+/** Four words of 32 bits as a vector. */
+const words = (value: (lane: number) => bigint) =>
+  v128([0, 1, 2, 3].reduce((all, lane) => all | (value(lane) << BigInt(lane * 32)), 0n));
+
 bits.add('crc32', ['f2.0f38.f0 Gy,Eb', 'f2.0f38.f1 Gy,Ev'], { feature: 'sse4_2' }, (c) => {
-  const source = c.form.slots[1].bytes;
-  const crc = c.let(c.read(0).low(4).xor(c.read(1)));
-  const n = c.let(i64(source * 8));
-  c.f.loop((again) => {
-    c.f.set(crc, crc.shr_u(1).xor(i64(0).sub(crc.and(1)).and(CRC32C)));
-    c.f.set(n, n.sub(1));
-    c.f.brIf(again, n.ne(0));
-  });
-  // A bit above the low 32 cannot remain after as many steps as the source has bits.
-  c.write(0, crc.low(4));
+  const steps = c.form.slots[1].bytes * 8;
+  const sum = c.let(c.read(0).low(4).xor(c.read(1)));
+  // Division is linear: remainders of single bits are added up, four at a time, without waiting for one another.
+  const remainders = c.let(v128(0n));
+  for (let start = 0; start < steps; start += 32) {
+    const word = c.let(vector('i32x4.splat', sum.shr_u(start).wrap()));
+    for (let bit = start; bit < Math.min(start + 32, steps); bit += 4) {
+      const mask = words((lane) => 1n << BigInt(bit - start + lane));
+      const isSet = vector('i32x4.eq', vector('v128.and', word, mask), mask);
+      const added = vector(
+        'v128.and',
+        isSet,
+        words((lane) => remainderOf(bit + lane, steps)),
+      );
+      c.f.set(remainders, vector('v128.xor', remainders, added));
+    }
+  }
+  const [a, b, d, e] = [0, 1, 2, 3].map((lane) => remainders.lane('i32x4', lane));
+  const remainder = a.xor(b).xor(d.xor(e)).wide();
+  // What a shorter source does not reach only moves down.
+  c.write(0, steps < 32 ? remainder.xor(sum.shr_u(steps)) : remainder);
 });
