@@ -167,7 +167,6 @@ const MADV_DONTNEED = 4;
  * nobody may use it any more.
  */
 export function releaseRam(memory: GuestMemory, native: NativeMemory): void {
-  for (const region of memory.regions) {
-    native.madvise(memory.memories[region.memory].buffer, region.offset, region.size, MADV_DONTNEED);
-  }
+  // What lies before and behind RAM in a memory is an engine's, and over with it.
+  for (const { buffer } of memory.memories) native.madvise(buffer, 0, buffer.byteLength, MADV_DONTNEED);
 }
