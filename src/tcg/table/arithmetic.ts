@@ -145,7 +145,7 @@ arithmetic.add('cmpxchg', ['0f.b0 Eb,Gb', '0f.b1 Ev,Gv'], { lock: true }, (c) =>
   c.flags.sub(expected, a, c.let(expected.sub(a)), c.size);
 });
 
-arithmetic.add('cmpxchg8b', '0f.c7/1m Mq w0', { lock: true }, (c) => {
+arithmetic.add('cmpxchg8b', '0f.c7/1m Mq w0', { lock: true, feature: 'cx8' }, (c) => {
   const a = c.modify();
   const expected = c.let(c.gpr(0, 4).or(c.gpr(2, 4).shl(32)));
   const equal = c.let(a.eq(expected));

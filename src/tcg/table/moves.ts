@@ -43,7 +43,7 @@ moves.add('xchg', ['86 Eb,Gb', '87 Ev,Gv', '90+r Zv,Av'], { lock: true }, (c) =>
 for (let cc = 0; cc < 16; cc++) {
   const hex = cc.toString(16);
   const name = CONDITIONS[cc];
-  moves.add(`cmov${name}`, `0f.4${hex} Gv,Ev`, { hot: true }, (c) => {
+  moves.add(`cmov${name}`, `0f.4${hex} Gv,Ev`, { hot: true, feature: 'cmov' }, (c) => {
     const source = c.let(c.read(1));
     c.write(0, select(c.flags.condition(cc), source, c.read(0)));
   });

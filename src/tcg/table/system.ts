@@ -17,24 +17,24 @@ const ENDS = { ends: true };
 operation('UNDEFINED', ['0f.0b', '0f.b9 Ev', '0f.ff Ev'], ENDS);
 operation('HLT', 'f4', ENDS);
 operation('CPUID', '0f.a2');
-operation('RDTSC', '0f.31');
-operation('RDTSCP', '0f.01=f9');
+operation('RDTSC', '0f.31', { feature: 'tsc' });
+operation('RDTSCP', '0f.01=f9', { feature: 'rdtscp' });
 operation('VMCALL', ['0f.01=c1', '0f.01=d9']);
 operation('XGETBV', '0f.01=d0', { feature: 'xsave' });
 operation('XSETBV', '0f.01=d1', { feature: 'xsave' });
 operation('CLAC', '0f.01=ca', { feature: 'smap' });
 operation('STAC', '0f.01=cb', { feature: 'smap' });
 operation('RDPMC', '0f.33');
-operation('RDMSR', '0f.32');
-operation('WRMSR', '0f.30', ENDS);
+operation('RDMSR', '0f.32', { feature: 'msr' });
+operation('WRMSR', '0f.30', { ends: true, feature: 'msr' });
 operation('INT3', 'cc', ENDS);
 operation('INT', 'cd Ib', ENDS);
 operation('INTO', 'ce i64', ENDS);
 operation('INT1', 'f1', ENDS);
-operation('SYSCALL', '0f.05', ENDS);
-operation('SYSRET', '0f.07 Av', ENDS);
-operation('SYSENTER', '0f.34', ENDS);
-operation('SYSEXIT', '0f.35 Av', ENDS);
+operation('SYSCALL', '0f.05', { ends: true, feature: 'syscall' });
+operation('SYSRET', '0f.07 Av', { ends: true, feature: 'syscall' });
+operation('SYSENTER', '0f.34', { ends: true, feature: 'sep' });
+operation('SYSEXIT', '0f.35 Av', { ends: true, feature: 'sep' });
 operation('MOV_FROM_CR', '0f.20 Rq,Kq');
 operation('MOV_TO_CR', '0f.22 Rq,Kq', ENDS);
 operation('MOV_FROM_DR', '0f.21 Rq,Kq');
@@ -100,8 +100,8 @@ operation('WRGSBASE', 'f3.0f.ae/3r Ry o64', { feature: 'fsgsbase' });
 /** The detail is REX.W: whether FIP and FDP have 64 bits. */
 for (const w of [0, 1] as const) {
   for (const [name, encoding, feature] of [
-    ['FXSAVE', 'np.0f.ae/0m', undefined],
-    ['FXRSTOR', 'np.0f.ae/1m', undefined],
+    ['FXSAVE', 'np.0f.ae/0m', 'fxsr'],
+    ['FXRSTOR', 'np.0f.ae/1m', 'fxsr'],
     ['XSAVE', 'np.0f.ae/4m', 'xsave'],
     ['XRSTOR', 'np.0f.ae/5m', 'xsave'],
     ['XSAVEOPT', 'np.0f.ae/6m', 'xsaveopt'],

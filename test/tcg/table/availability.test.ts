@@ -132,6 +132,9 @@ describe('instructions that are not there', () => {
       ['paddb mm0, mm1', 'mmx'],
       ['crc32 eax, ebx', 'sse4_2'],
       ['stac', 'smap'],
+      ['rdtscp', 'rdtscp'],
+      ['cmova eax, ebx', 'cmov'],
+      ['cmpxchg16b [rsp]', 'cx16'],
     ]) {
       expect(new BareGuest(`${source}\nhlt`).run()).toBe('halt');
       expect(new BareGuest(`${source}\nhlt`, { hasFeature: (name) => name !== feature }).run()).toBe(
