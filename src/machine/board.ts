@@ -36,6 +36,8 @@ export interface Board {
   type(bytes: Uint8Array): void;
   sendBreak(): void;
   pressPowerButton(): void;
+  /** Message of a panic that the console shows, whether or not its report is complete. */
+  readonly panicMessage: string | undefined;
 }
 
 /** What the board tells the machine. */
@@ -111,6 +113,9 @@ export function buildBoard(vm: Vm, events: BoardEvents): Board | undefined {
     },
     sendBreak: () => serial.sendBreak(),
     pressPowerButton: () => pm.pressPowerButton(),
+    get panicMessage() {
+      return watch.message;
+    },
   };
 }
 

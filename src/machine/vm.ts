@@ -401,6 +401,11 @@ export class Vm implements AsyncDisposable {
       case 'panic':
         this.#panicked(reason.message);
         break;
+      case 'reset':
+        // With panic=-1 Linux resets before it ends its report.
+        this.#panic ??= this.#board?.panicMessage;
+        this.#end({ reason: this.#panic === undefined ? 'reset' : 'panic', by: reason.by });
+        break;
       default:
         this.#end({ reason: reason.kind, by: reason.by });
     }

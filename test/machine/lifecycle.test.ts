@@ -223,6 +223,19 @@ describe.each(ENGINES)('on %s', (accel) => {
       expect(await vm.exited).toMatchObject({ reason: 'panic', status: 6 });
     });
 
+    it('a panic whose report is cut short by the reset is still a panic', async () => {
+      await using vm = await pcVm(
+        `${print('Kernel panic - not syncing: x\nCPU: 0\n')} mov dx, 0xcf9; mov al, 6; out dx, al; hlt`,
+      );
+
+      vm.start();
+
+      const exit = await vm.exited;
+      expect(exit).toMatchObject({ reason: 'panic', status: 6 });
+      expect(exit.error?.message).toContain('panicked: x');
+      expect(exit.registers).toHaveLength(1);
+    });
+
     it('halting does not, where an interrupt may come', async () => {
       await using vm = await pcVm('sti; 1: hlt; jmp 1b');
 
