@@ -67,7 +67,7 @@ const SPECIAL: Readonly<Record<'f32' | 'f64', readonly bigint[]>> = {
 const FIELDS = { f32: { exponent: 8, fraction: 23 }, f64: { exponent: 11, fraction: 52 } } as const;
 
 /** A bit pattern. */
-function float(r: Random, kind: 'f32' | 'f64'): bigint {
+export function floatBits(r: Random, kind: 'f32' | 'f64'): bigint {
   const { exponent, fraction } = FIELDS[kind];
   const sign = BigInt(r.below(2)) << BigInt(exponent + fraction);
   if (r.chance(25)) return sign | r.pick(SPECIAL[kind]);
@@ -119,7 +119,7 @@ export function vectorOf(r: Random, lanes: Lanes): Uint8Array {
   const view = new DataView(bytes.buffer);
   const size = lanes === 'f32' || lanes === 'i32' ? 4 : 8;
   for (let at = 0; at < 16; at += size) {
-    const value = lanes === 'f32' || lanes === 'f64' ? float(r, lanes) : integer(r);
+    const value = lanes === 'f32' || lanes === 'f64' ? floatBits(r, lanes) : integer(r);
     if (size === 4) view.setUint32(at, Number(value & 0xffff_ffffn), true);
     else view.setBigUint64(at, value, true);
   }
