@@ -14,7 +14,7 @@ import {
   RAM,
   REGISTERS_SIZE,
 } from './lib/exit-guest.mjs';
-import { compile, temporary } from './lib/host.mjs';
+import { compile, impossible as impossibleRow, kvmProblem, temporary } from './lib/host.mjs';
 import { talkTo } from './lib/programs.mjs';
 import { interleave, ratio, summarize } from './lib/stats.mjs';
 
@@ -82,6 +82,7 @@ class Go {
 /** The guest in a `Vm`. */
 async function openOurs(cpl) {
   const vm = await Vm.create({
+    accel: 'kvm',
     memory: RAM,
     board: 'none',
     boot: { flat: Uint8Array.of(0xf4) },
@@ -187,6 +188,10 @@ async function measureSpace(program, space, cpl, rounds) {
 
 /** The benchmark. */
 export async function exits({ quick, progress }) {
+  const title = 'Exit round trip, kvm';
+  const unit = 'us';
+  const problem = kvmProblem();
+  if (problem !== undefined) return { title, unit, rows: [impossibleRow('kvm', problem)] };
   const program = compile('exits.c');
   const rounds = quick ? 20 : 100;
   const rows = [];
@@ -203,5 +208,5 @@ export async function exits({ quick, progress }) {
       'Port I/O at CPL 3 needs RFLAGS.IOPL 3 to be honoured, which a KVM without VT-x/AMD-V may not do: the guest then faults.',
     );
   }
-  return { title: 'Exit round trip', unit: 'us', digits: 2, rows, notes };
+  return { title, unit, digits: 2, rows, notes };
 }

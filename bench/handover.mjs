@@ -4,8 +4,8 @@
  */
 import { Worker } from 'node:worker_threads';
 import { Bus } from '../dist/devices/bus.js';
-import { loadNative } from '../dist/kvm/native.js';
-import { compile } from './lib/host.mjs';
+import { loadNative, nativeProblem } from '../dist/kvm/native.js';
+import { compile, impossible } from './lib/host.mjs';
 import { talkTo } from './lib/programs.mjs';
 import { interleave, summarize } from './lib/stats.mjs';
 
@@ -96,8 +96,9 @@ function inC(program) {
 export async function handover({ quick, progress }) {
   progress('');
   const program = compile('handover.c');
+  const problem = nativeProblem();
   const subjects = {
-    'event loop': eventLoop(true),
+    ...(problem === undefined && { 'event loop': eventLoop(true) }),
     'event loop, Atomics': eventLoop(false),
     'blocked worker': blocked(),
     ...(program && { 'C futex': inC(program) }),
@@ -116,6 +117,7 @@ export async function handover({ quick, progress }) {
       ...(ring.length > 0 ? [{ name: `${name}: posting, owner asleep`, value: summarize(ring) }] : []),
     ];
   });
+  if (problem !== undefined) rows.unshift(impossible('event loop', problem.message));
   const notes = [
     '"there" is from the vCPU thread to the first line of the device, "back" from there to the vCPU thread going on.',
     '"event loop" is what a sync access pays beyond the exit itself; "Atomics" is the same without the addon. "C futex" is what the kernel takes for waking two sleeping threads; the rest is the event loop (epoll, a callback, a promise).',

@@ -1,13 +1,16 @@
 /** `npm run bench [-- NAME...] [--json] [--quick]`: runs the benchmarks named, or all, and prints their tables. */
 import { parseArgs } from 'node:util';
+import { boot } from './boot.mjs';
 import { exits } from './exits.mjs';
 import { handover } from './handover.mjs';
 import { describeHost } from './lib/host.mjs';
 import { formatReport } from './lib/report.mjs';
+import { loops } from './loops.mjs';
+import { memory } from './memory.mjs';
 import { serial } from './serial.mjs';
-import { memory, startup } from './startup.mjs';
+import { startup } from './startup.mjs';
 
-const BENCHMARKS = { exits, handover, serial, startup, memory };
+const BENCHMARKS = { exits, handover, serial, startup, memory, loops, boot };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

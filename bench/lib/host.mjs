@@ -51,16 +51,36 @@ export function compile(source) {
   return output;
 }
 
+/** Why there is no KVM here; undefined when there is. */
+export function kvmProblem() {
+  try {
+    probeKvm();
+  } catch (error) {
+    return error.message;
+  }
+}
+
+/** The row that stands for what a host lacks. */
+export function impossible(name, reason) {
+  return { name, value: `not possible here: ${reason}` };
+}
+
+function describeKvm() {
+  const problem = kvmProblem();
+  if (problem !== undefined) return `missing: ${problem}`;
+  const { software, kernelMips, userMips } = probeKvm();
+  return software
+    ? `software: emulates kernel mode at ${kernelMips.toFixed(1)} million instructions a second`
+    : `hardware (kernel mode ${kernelMips.toFixed(0)}, user mode ${userMips.toFixed(0)} million instructions a second)`;
+}
+
 /** Facts that the figures depend on. */
 export function describeHost() {
-  const { software, kernelMips, userMips } = probeKvm();
   return {
     processors: `${cpus().length} x ${cpus()[0]?.model ?? 'unknown'}`,
     kernel: release(),
     node: process.version,
-    kvm: software
-      ? `software: emulates kernel mode at ${kernelMips.toFixed(1)} million instructions a second`
-      : `hardware (kernel mode ${kernelMips.toFixed(0)}, user mode ${userMips.toFixed(0)} million instructions a second)`,
+    kvm: describeKvm(),
     compiler: versionOf(COMPILER) ?? `missing (${COMPILER})`,
     qemu: findQemu()?.version ?? `missing (${QEMU})`,
     load: loadavg()[0].toFixed(1),

@@ -1,7 +1,7 @@
-/** Programs that are measured: tsvisor and QEMU with the same real-mode code, and those written in C. */
+/** Programs that are measured: tsvisor and QEMU with the same guest, and those written in C. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { temporary } from './host.mjs';
@@ -9,41 +9,53 @@ import { firmware } from './real-mode.mjs';
 
 const CLI = fileURLToPath(new URL('../../dist/bin/main.js', import.meta.url));
 
-function file(name, bytes) {
+/** Writes a file that goes with this process. @returns its path */
+export function file(name, bytes) {
   const path = temporary(name);
   writeFileSync(path, bytes);
   return path;
 }
 
-/** The command line of `tsvisor run`. */
-export function tsvisorCommand(name, code) {
-  return [process.execPath, CLI, 'run', '--flat', file(`${name}.bin`, code), '--memory', '128M'];
+/** The command line of the `tsvisor` command. */
+export function tsvisor(...args) {
+  return [process.execPath, CLI, ...args];
 }
 
-/** QEMU's smallest machine: a serial port and the exit device. */
-export function qemuCommand(qemu, name, code) {
+/** The command line of `tsvisor run` for real-mode code. */
+export function tsvisorCommand(accel, name, code) {
+  return tsvisor('run', '--accel', accel, '--memory', '128M', '--flat', file(`${name}.bin`, code));
+}
+
+/**
+ * The command line of QEMU's smallest machine: a serial port and the exit device, and one vCPU, whose code the tcg
+ * accelerator translates in one thread.
+ */
+export function qemuMachine(qemu, { accel, machine = 'microvm', memory = '128M' }, ...args) {
   return [
-    ...[
-      qemu.program,
-      '-M',
-      'microvm',
-      '-accel',
-      'kvm',
-      '-m',
-      '128M',
-      '-bios',
-      file(`${name}.rom`, firmware(code)),
-    ],
-    ...['-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio'],
-    ...['-device', 'isa-debug-exit,iobase=0xf4,iosize=4'],
+    ...[qemu.program, '-M', machine, '-accel', accel === 'tcg' ? 'tcg,thread=single' : accel, '-smp', '1'],
+    ...['-m', memory, '-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio', '-no-reboot'],
+    ...['-device', 'isa-debug-exit,iobase=0xf4,iosize=4', ...args],
   ];
+}
+
+/** {@link qemuMachine} for real-mode code. */
+export function qemuCommand(qemu, accel, name, code) {
+  return qemuMachine(qemu, { accel }, '-bios', file(`${name}.rom`, firmware(code)));
+}
+
+/** Processor time that ended child processes have used, seconds (proc_pid_stat(5), cutime and cstime). */
+export function childTime() {
+  const fields = readFileSync('/proc/self/stat', 'utf8').split(') ')[1].split(' ');
+  const TICKS = 100;
+  return (Number(fields[13]) + Number(fields[14])) / TICKS;
 }
 
 /**
  * Starts a program.
+ * @param watch `stdout` and `stderr`: called with each piece of that output and the time since the start, ms
  * @returns its process id, when its first byte came and when it ended (ms from the start), and functions to wait
  */
-export function start([program, ...args]) {
+export function start([program, ...args], watch = {}) {
   const begin = performance.now();
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   let errors = '';
@@ -52,6 +64,7 @@ export function start([program, ...args]) {
   let lastAt;
   child.stderr.on('data', (data) => {
     errors += data;
+    watch.stderr?.(data, performance.now() - begin);
   });
   const ended = new Promise((resolve, reject) => {
     child.on('error', reject);
@@ -64,6 +77,7 @@ export function start([program, ...args]) {
       lastAt = performance.now() - begin;
       bytes += data.length;
       firstAt ??= lastAt;
+      watch.stdout?.(data, lastAt);
       resolve(firstAt);
     });
     ended.then(
@@ -73,6 +87,28 @@ export function start([program, ...args]) {
   });
   first.catch(() => {});
   return { pid: child.pid, first, ended, kill: () => child.kill('SIGKILL') };
+}
+
+/**
+ * Starts a program and waits for a text in its output.
+ * @returns what {@link start} does; `seen`: when the text came, ms from the start; `output()`: its standard output so far
+ */
+export function startUntil(command, text) {
+  const outputs = { stdout: '', stderr: '' };
+  let child;
+  const seen = new Promise((resolve, reject) => {
+    const watch = (name) => (data, at) => {
+      outputs[name] += data.toString('latin1');
+      if (outputs[name].includes(text)) resolve(at);
+    };
+    child = start(command, { stdout: watch('stdout'), stderr: watch('stderr') });
+    child.ended.then(({ status }) => {
+      const last = (outputs.stdout + outputs.stderr).trim().split('\n').slice(-3).join('\n');
+      reject(new Error(`${command[0]} ended with status ${status} before it printed "${text}": ${last}`));
+    }, reject);
+  });
+  seen.catch(() => {});
+  return { ...child, seen, output: () => outputs.stdout };
 }
 
 /** Starts a program that answers each line of its input with a line. */

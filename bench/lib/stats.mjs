@@ -28,6 +28,22 @@ export function ratio(ours, theirs) {
 }
 
 /**
+ * A row of a table: one part of the samples of a program.
+ * @param samples by program, each an object of figures
+ * @param against the program that it is compared with, if that was measured as well
+ */
+export function compareRow(name, samples, part, program, against) {
+  const figures = (of) => samples[of].map((sample) => sample[part]);
+  const ours = figures(program);
+  const compared = against !== undefined && samples[against] !== undefined;
+  return {
+    name,
+    value: summarize(ours),
+    ...(compared && { ratios: { [against]: ratio(ours, figures(against)) } }),
+  };
+}
+
+/**
  * Measures several things in turn, round after round, each round starting with another one, so that a load on the
  * host meets all of them.
  * @param series functions by name; each returns one sample
