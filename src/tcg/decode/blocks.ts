@@ -64,9 +64,18 @@ export class Blocks {
   readonly #queue: InvalidationQueue;
   /** Translations of code pages: linear page in halves, privilege and validity, offset in the memory. */
   readonly #codeTlb = new Float64Array(CODE_TLB * 4);
-  #codeEpoch = 1;
+  /** Number of the last change of all translations, and of those of pages that are not global. */
+  #globalEpoch = 1;
+  #localEpoch = 1;
+  /** Linear pages that were translated since the last change of all translations. */
+  readonly #translated = new Set<number>();
+  /** Whether supervisor code was found in pages that are not global, since the last change of their translations. */
+  #hasLocalSupervisorCode = false;
   #arena: number;
-  #epoch = 0;
+  /** What the jump cache's entries must carry, by privilege. */
+  #lastKey = 0;
+  #supervisorKey = 0;
+  #userKey = 0;
   /** One instruction a block: single-stepping and replay. */
   #single = false;
   /** Blocks decoded, dropped, and times everything was dropped. */
@@ -90,12 +99,12 @@ export class Blocks {
     this.#pages = new CodePages(state.bytes, state.words, index, codeBit(index), vcpus > 1);
     this.#queue = new InvalidationQueue(state.words, state.base);
     this.#crossing = new CrossingBlocks(state, decoder, this.#writer);
-    const start = state.base + JUMP_CACHE;
-    state.bytes.fill(0xff, start, start + JUMP_ENTRIES * JUMP_ENTRY);
+    this.#clearJumpCache();
     mmu.onCodeWrite = (host, length) => this.invalidate(host, length);
-    mmu.onFlush = () => {
-      this.#codeEpoch++;
-      this.newKey();
+    mmu.onFlush = (onlyLocal) => this.#forgetTranslations(onlyLocal);
+    mmu.onInvalidate = (low, high) => {
+      // Nothing was executed there: no translation of it is remembered.
+      if (this.#translated.has(pageNumber(low, high))) this.#forgetTranslations(false);
     };
     this.newKey();
   }
@@ -112,14 +121,42 @@ export class Blocks {
 
   /** Voids the jump cache: what addresses mean has changed. */
   newKey(): void {
-    // Wrapping after 2^24 changes could only revive entries of the same RIP.
-    this.#epoch = (this.#epoch + 1) & 0xff_ffff;
+    this.#supervisorKey = this.#userKey = this.#nextKey();
     this.selectKey();
+  }
+
+  #nextKey(): number {
+    this.#lastKey = (this.#lastKey + 1) & 0xff_ffff;
+    if (this.#lastKey === 0) this.#clearJumpCache();
+    return this.#lastKey;
+  }
+
+  #clearJumpCache(): void {
+    const start = this.#state.base + JUMP_CACHE;
+    this.#state.bytes.fill(0xff, start, start + JUMP_ENTRIES * JUMP_ENTRY);
+  }
+
+  /** Linear addresses translate differently; `onlyLocal`: but for those of global pages. */
+  #forgetTranslations(onlyLocal: boolean): void {
+    this.#localEpoch++;
+    if (!onlyLocal) {
+      this.#globalEpoch++;
+      this.#translated.clear();
+    }
+    // A kernel's code is in global pages, user code is not.
+    if (!onlyLocal || this.#hasLocalSupervisorCode) this.newKey();
+    else {
+      this.#userKey = this.#nextKey();
+      this.selectKey();
+    }
+    this.#hasLocalSupervisorCode = false;
   }
 
   /** Makes jump cache entries of the current mode and privilege count. To be called when these change. */
   selectKey(): void {
-    this.#state.setI32(S.CODE_KEY, this.#epoch * 128 + this.#mode * 2 + (this.#state.cpl === 3 ? 1 : 0));
+    const isUser = this.#state.cpl === 3;
+    const key = isUser ? this.#userKey : this.#supervisorKey;
+    this.#state.setI32(S.CODE_KEY, key * 128 + this.#mode * 2 + (isUser ? 1 : 0));
   }
 
   /** What the records of a block depend on besides its bytes. */
@@ -204,16 +241,23 @@ export class Blocks {
     const entry = ((low >>> 12) & (CODE_TLB - 1)) * 4;
     const cache = this.#codeTlb;
     // CPL 0 to 2 and 3 have different rights; nothing else that matters changes without a flush.
-    const valid = this.#codeEpoch * 2 + (this.#state.cpl === 3 ? 1 : 0);
-    if (cache[entry] === page && cache[entry + 1] === high && cache[entry + 2] === valid) {
+    const isUser = this.#state.cpl === 3 ? 1 : 0;
+    const global = this.#globalEpoch * 4 + 2 + isUser;
+    const local = this.#localEpoch * 4 + isUser;
+    const valid = cache[entry + 2];
+    if (cache[entry] === page && cache[entry + 1] === high && (valid === global || valid === local)) {
       return cache[entry + 3] + (low & (PAGE - 1));
     }
     const host = this.#walk(low, high);
     if (host >= 0) {
+      const isGlobal = this.#mmu.walker.global;
+      this.#mmu.noteLarge(low, high);
       cache[entry] = page;
       cache[entry + 1] = high;
-      cache[entry + 2] = valid;
+      cache[entry + 2] = isGlobal ? global : local;
       cache[entry + 3] = host - (low & (PAGE - 1));
+      this.#translated.add(pageNumber(low, high));
+      if (!isGlobal && isUser === 0) this.#hasLocalSupervisorCode = true;
     }
     return host;
   }
@@ -353,4 +397,9 @@ export class Blocks {
     this.statistics.flushes++;
     this.newKey();
   }
+}
+
+/** Number of a linear page. */
+function pageNumber(low: number, high: number): number {
+  return (high >>> 0) * (0x1_0000_0000 / PAGE) + (low >>> 12);
 }

@@ -32,8 +32,10 @@ import type { PhysicalMap } from '../physical.ts';
 import type { Rendezvous } from '../rendezvous.ts';
 import { PageWalk, WALK } from './walk.ts';
 
-/** Entries that are remembered one by one, to forget them without filling all of the TLB. */
-const TRACKED = 512;
+/** Entries that are remembered one by one, to forget them without the others; then all are forgotten. */
+const TRACKED = 2048;
+/** Pieces of the linear address space of 1 GiB, by the low bits of their number: where large pages were used. */
+const GIGABYTES = 1024;
 const SLOT_SIZE = 64;
 const SLOTS = PAGE / SLOT_SIZE;
 const CR0_AM = 1 << 18;
@@ -53,10 +55,12 @@ interface Piece {
   length: number;
 }
 
-/** What an access of so many bytes has to be aligned to (SDM vol. 3A table 6-7). */
+/**
+ * What an access of so many bytes has to be aligned to (SDM vol. 3A table 6-7). Of 16 bytes processors demand more or
+ * less; this one is like AMD's.
+ */
 export function alignmentOf(size: number): number {
-  if (size === 10 || size === 16) return 8;
-  return size & -size;
+  return size === 10 ? 8 : size & -size;
 }
 
 /** What the MMU tells when a store hits a page that this vCPU has decoded. */
@@ -91,13 +95,16 @@ export class Mmu {
   readonly #peers: MmuPeers;
   readonly #slots: Piece[][] = Array.from({ length: SLOTS }, () => []);
   #nextSlot = 0;
-  #hasLarge = false;
-  /** Word indices of the entries filled since the last flush, as long as they are few. */
+  /** Not 0 where a translation of a large page may be in the TLB, in pieces of 4 KiB. */
+  readonly #large = new Uint8Array(GIGABYTES);
+  /** Word indices of the entries of pages that are not global, as long as they are few. */
   readonly #filled = new Int32Array(TRACKED);
-  #filledCount = TRACKED;
+  #filledCount = 0;
   onCodeWrite: CodeWriteListener = () => {};
-  /** Called when linear addresses may translate differently. */
-  onFlush: () => void = () => {};
+  /** Called when linear addresses may translate differently; `onlyLocal`: but for those of global pages. */
+  onFlush: (onlyLocal: boolean) => void = () => {};
+  /** Likewise for one page. */
+  onInvalidate: (low: number, high: number) => void = () => {};
 
   constructor(state: CpuState, map: PhysicalMap, log: ExitLog, peers: MmuPeers) {
     this.#state = state;
@@ -128,21 +135,32 @@ export class Mmu {
 
   /** Forgets all translations. */
   flush(): void {
-    if (this.#filledCount < TRACKED) {
-      const { words } = this.#state;
-      for (let i = 0; i < this.#filledCount; i++) words.fill(-1, this.#filled[i], this.#filled[i] + 4);
-    } else {
-      const start = this.#state.base + TLB;
-      this.#state.bytes.fill(0xff, start, start + TLB_MODES * TLB_SIZE);
-    }
+    const start = this.#state.base + TLB;
+    this.#state.bytes.fill(0xff, start, start + TLB_MODES * TLB_SIZE);
     this.#filledCount = 0;
-    this.#hasLarge = false;
-    this.onFlush();
+    this.#large.fill(0);
+    this.onFlush(false);
   }
 
-  /** Forgets the translation of one page. */
-  invalidatePage(low: number): void {
-    if (this.#hasLarge) {
+  /** Forgets the translations of pages that are not global: CR3 was written (SDM vol. 3A 4.10.4.1). */
+  flushLocal(): void {
+    if (this.#filledCount === TRACKED) {
+      this.flush();
+      return;
+    }
+    const { words } = this.#state;
+    for (let i = 0; i < this.#filledCount; i++) {
+      const entry = this.#filled[i];
+      words[entry] = words[entry + 1] = -1;
+      words[entry + (TLB_WRITE >> 2)] = words[entry + (TLB_WRITE >> 2) + 1] = -1;
+    }
+    this.#filledCount = 0;
+    this.onFlush(true);
+  }
+
+  /** Forgets the translation of one page, whatever its size. */
+  invalidatePage(low: number, high: number): void {
+    if (this.#large[gigabyteOf(low, high)] !== 0) {
       this.flush();
       return;
     }
@@ -150,7 +168,12 @@ export class Mmu {
     for (let mode = 0; mode < TLB_MODES; mode++) {
       this.#state.bytes.fill(0xff, entry + mode * TLB_SIZE, entry + mode * TLB_SIZE + 16);
     }
-    this.onFlush();
+    this.onInvalidate(low, high);
+  }
+
+  /** The last walk's translation is remembered, for one of its 4 KiB pieces if the page is large. */
+  noteLarge(low: number, high: number): void {
+    if (this.walker.large) this.#large[gigabyteOf(low, high)] = 1;
   }
 
   /** The import `slow`: see Helpers.translateSlow. */
@@ -198,7 +221,7 @@ export class Mmu {
     const page = low & -PAGE;
     words[entry] = page;
     words[entry + 1] = high;
-    if (this.#filledCount < TRACKED) this.#filled[this.#filledCount++] = entry;
+    if (!this.walker.global && this.#filledCount < TRACKED) this.#filled[this.#filledCount++] = entry;
     if (this.walker.writable && !this.#map.isReadOnly(host)) {
       words[entry + (TLB_WRITE >> 2)] = page;
       words[entry + (TLB_WRITE >> 2) + 1] = high;
@@ -207,7 +230,7 @@ export class Mmu {
       words[entry + (TLB_WRITE >> 2) + 1] = -1;
     }
     words[entry + (TLB_ADDEND >> 2)] = host - low;
-    if (this.walker.large) this.#hasLarge = true;
+    this.noteLarge(low, high);
   }
 
   #fault(result: number, low: number, high: number): 0 {
@@ -311,4 +334,8 @@ export class Mmu {
       if (watch.hasOthers) watch.tell(bits, at, piece);
     }
   }
+}
+
+function gigabyteOf(low: number, high: number): number {
+  return ((low >>> 30) | (high << 2)) & (GIGABYTES - 1);
 }

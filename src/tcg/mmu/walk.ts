@@ -8,6 +8,7 @@ const CR0_WP = 1 << 16;
 const CR0_PG = 1 << 31;
 const CR4_PSE = 1 << 4;
 const CR4_PAE = 1 << 5;
+const CR4_PGE = 1 << 7;
 const CR4_SMEP = 1 << 20;
 const CR4_SMAP = 1 << 21;
 const EFER_LMA = 1 << 10;
@@ -20,6 +21,7 @@ const US = 4;
 const A = 0x20;
 const D = 0x40;
 const PS = 0x80;
+const G = 0x100;
 const NX = 1 << 31;
 
 /** Bits of a page fault's error code (SDM vol. 3A 4.7). */
@@ -45,6 +47,8 @@ export class PageWalk {
   onChange: (host: number) => void = () => {};
   /** The page is larger than 4 KiB. */
   large = false;
+  /** The translation outlives a change of CR3 (SDM vol. 3A 4.10.2.4). */
+  global = false;
   /** The entry that was read last. */
   #low = 0;
   #high = 0;
@@ -65,6 +69,7 @@ export class PageWalk {
   walk(low: number, high: number, access: number, user: boolean, probe = false): number {
     const state = this.#state;
     this.large = false;
+    this.global = false;
     if ((state.cr0 & CR0_PG) === 0) {
       this.physical = low >>> 0;
       this.writable = true;
@@ -183,6 +188,7 @@ export class PageWalk {
       const mask = level === 1 ? 0xfff : level === 2 ? 0x1f_ffff : 0x3fff_ffff;
       this.physical = frameHigh + ((entry & ~mask & ~0xfff) >>> 0) + ((low & mask) >>> 0);
       this.large = level > 1;
+      this.global = (entry & G) !== 0 && (this.#state.cr4 & CR4_PGE) !== 0;
       this.writable = (writes || (entry & D) !== 0) && !this.#check(all, never, ACCESS.write, user);
       return WALK.ok;
     }
@@ -212,6 +218,7 @@ export class PageWalk {
       const above = large ? ((entry >>> 13) & 0xff) * 0x1_0000_0000 : 0;
       this.physical = above + ((entry & ~mask) >>> 0) + (low & mask);
       this.large = large;
+      this.global = (entry & G) !== 0 && (cr4 & CR4_PGE) !== 0;
       this.writable = (writes || (entry & D) !== 0) && !this.#check(rights, false, ACCESS.write, user);
       return WALK.ok;
     }

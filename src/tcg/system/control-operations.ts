@@ -176,7 +176,8 @@ export const CONTROL_OPERATIONS: Operations = {
   LIDT: (o) => loadTable(o, S.IDT_BASE, S.IDT_LIMIT),
   INVLPG(o) {
     privileged(o);
-    o.cpu.mmu.invalidatePage(Number(address(o, 1) & 0xffff_ffffn) | 0);
+    const at = address(o, 1);
+    o.cpu.mmu.invalidatePage(Number(at & 0xffff_ffffn) | 0, Number(at >> 32n) | 0);
   },
   INVPCID(o) {
     privileged(o);

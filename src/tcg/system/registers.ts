@@ -169,7 +169,7 @@ export class SystemRegisters {
     }
   }
 
-  /** With PCIDs, bit 63 asks to keep translations; all are dropped nevertheless, which is always allowed. */
+  /** With PCIDs, bit 63 asks to keep translations; they are dropped nevertheless, which is always allowed. */
   #writeCr3(value: bigint): void {
     const { state, mmu } = this.#cpu;
     const long = this.#segments.isLongMode;
@@ -178,7 +178,7 @@ export class SystemRegisters {
     const usesPdptes = !long && state.u64(S.CR0) & CR0.PG && state.u64(S.CR4) & CR4.PAE;
     if (usesPdptes) this.#checkPdptes(wanted);
     state.setU64(S.CR3, wanted);
-    mmu.flush();
+    mmu.flushLocal();
   }
 
   /** PAE paging: a reserved bit in a present PDPTE raises #GP when CR3 is loaded, not when it is used. */
