@@ -10,7 +10,7 @@ export interface GuestCase {
   /** Everything it prints. */
   readonly output: string;
   /** How it ends, by default with HLT. */
-  readonly ends?: 'halt' | 'triple-fault' | 'debug-exit';
+  readonly ends?: 'halt' | 'triple-fault' | 'exit';
   /** With interrupt controllers; it then ends by writing to port 0xF4, because HLT waits. */
   readonly hasApic?: boolean;
   readonly cpus?: number;

@@ -1,13 +1,22 @@
 /** Small guests for every mechanism of the system: each prints the same on tcg, on KVM, and on paper (SDM). */
 import { describe, expect, it } from 'vitest';
 import { ENGINES } from '../support/engines.ts';
+import { APIC } from './cases/apic.ts';
 import { DEBUGGING } from './cases/debugging.ts';
 import { PAGING } from './cases/paging.ts';
 import { PRIVILEGE } from './cases/privilege.ts';
+import { PROTECTED } from './cases/protected.ts';
 import { TRANSFERS } from './cases/transfers.ts';
 import { isKvmInSoftware, runGuest } from './run.ts';
 
-const TOPICS = { paging: PAGING, transfers: TRANSFERS, privilege: PRIVILEGE, debugging: DEBUGGING };
+const TOPICS = {
+  paging: PAGING,
+  transfers: TRANSFERS,
+  privilege: PRIVILEGE,
+  debugging: DEBUGGING,
+  protected: PROTECTED,
+  apic: APIC,
+};
 const isSoftware = isKvmInSoftware();
 
 describe.each(ENGINES)('on %s', (accel) => {

@@ -51,7 +51,12 @@ export function defineHelpers(m: ModuleBuilder, base: Expr, imports: Imports): H
   const effectiveAddress = m.define({ params: ['i32'], results: ['i64'] }, (f) => {
     const [pc] = f.args;
     const flags = f.let(load('i32.load8_u', pc, R.ADDRESS));
-    f.if_(flags.and(ADDRESS_ABSOLUTE), () => f.return_(load('i64.load', pc, R.IMMEDIATE)));
+    f.if_(flags.and(ADDRESS_ABSOLUTE), () => {
+      const offset = load('i64.load', pc, R.IMMEDIATE);
+      f.if_(flags.and(ADDRESS_16), () => f.return_(offset.low(2)));
+      f.if_(flags.and(ADDRESS_32), () => f.return_(offset.low(4)));
+      f.return_(offset);
+    });
     const area = (field: number) => load('i64.load', load('i32.load8_u', pc, field).add(base));
     const sum = f.let(
       area(R.BASE)

@@ -159,7 +159,11 @@ export const FLOW_OPERATIONS: Operations = {
     mayMask(o);
     if ((state.eflags & FLAG.IF) === 0) o.system.shadow(o.pc, SHADOW.STI);
     state.eflags |= FLAG.IF;
-    if (state.i32(S.IRQ_WAITING)) state.attend();
+    if (state.i32(S.IRQ_WAITING) === 0) return false;
+    // What waits is taken behind the next instruction, also when that is followed by CLI: the block ends here.
+    state.attend();
+    state.rip = o.system.nextRip(o.pc);
+    return true;
   },
   PUSHF(o) {
     if (o.cpu.state.eflags & FLAG.VM && iopl(o) < 3) throw new GuestFault(VECTOR.GP);

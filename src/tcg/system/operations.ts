@@ -66,6 +66,8 @@ export class SystemOperations {
   #held = 0;
   /** The instruction to be executed was begun in an interrupt shadow. */
   #inShadow = false;
+  /** Low half of that instruction's RIP. */
+  #shadowAt = 0;
   readonly #cpu: Cpu;
 
   constructor(cpu: Cpu) {
@@ -100,6 +102,7 @@ export class SystemOperations {
     const { events, debug } = this;
     if (events.tripleFault) return 'shutdown';
     this.#inShadow = interruptShadow(this.#cpu) !== 0;
+    this.#shadowAt = state.i32(S.RIP);
     const event = events.take(!this.#inShadow);
     if (event !== undefined)
       return this.raise(event.vector, event.error, event.kind) ? 'continue' : 'shutdown';
@@ -233,8 +236,8 @@ export class SystemOperations {
     if (!blocks.single) return false;
     this.stepOnce = false;
     const shadow = interruptShadow(this.#cpu);
-    const begun = shadow !== 0 && !this.#inShadow;
-    if (this.#inShadow) state.setU64(S.SHADOW_RIP, NO_SHADOW);
+    const begun = shadow !== 0 && !(this.#inShadow && state.i32(S.SHADOW_RIP) === this.#shadowAt);
+    if (this.#inShadow && !begun) state.setU64(S.SHADOW_RIP, NO_SHADOW);
     // After MOV SS traps wait for the next instruction, whose own they become; a single-step trap is lost.
     if (begun && this.events.shadowKind === SHADOW.MOV_SS) {
       this.#held = this.debug.takeHits();

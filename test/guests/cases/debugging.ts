@@ -21,7 +21,6 @@ const HANDLER = `
   stepping: .byte 0
   begin: mov qword ptr [hook], offset db_handler
 `;
-const NOT_THERE = 'the debug registers do not act on kernel code that is emulated';
 
 export const DEBUGGING: readonly GuestCase[] = [
   {
@@ -41,7 +40,6 @@ export const DEBUGGING: readonly GuestCase[] = [
       nop`),
     // The first trap comes after the instruction behind POPF, the last after the POPF that clears TF.
     output: '4000 1 0 | 4000 6 0 | 4000 9 0 | 4000 a 0 | 4000 12 0 | 4000 13 0 | .',
-    notOnSoftwareKvm: NOT_THERE,
   },
   {
     name: 'a single step is put off by MOV SS',
@@ -58,7 +56,7 @@ export const DEBUGGING: readonly GuestCase[] = [
       and qword ptr [rsp], ~0x100
       popfq`),
     output: '4000 3 0 | 4000 4 0 | 4000 5 0 | 4000 d 0 | 4000 e 0 | .',
-    notOnSoftwareKvm: NOT_THERE,
+    notOnSoftwareKvm: 'its emulator traps after MOV SS',
   },
   {
     name: 'ICEBP',
@@ -67,7 +65,6 @@ export const DEBUGGING: readonly GuestCase[] = [
       base: .byte 0xf1
       nop`),
     output: '0 1 0 | .',
-    notOnSoftwareKvm: NOT_THERE,
   },
   {
     name: 'an instruction breakpoint, and RF to go on behind it',
@@ -84,7 +81,6 @@ export const DEBUGGING: readonly GuestCase[] = [
       jmp 2f
       2: hex rcx`),
     output: '2 1 0 | 2 1 0 | 2 1 0 | 2 .',
-    notOnSoftwareKvm: NOT_THERE,
   },
   {
     name: 'breakpoints on data',
@@ -107,7 +103,7 @@ export const DEBUGGING: readonly GuestCase[] = [
       rep stosd
       mov eax, 0x400; mov dr7, rax`),
     output: '1 6 0 | 8 d 0 | 1 15 0 | 1 1f 0 | .',
-    notOnSoftwareKvm: NOT_THERE,
+    notOnSoftwareKvm: 'its emulator does not look at accesses to data',
   },
   {
     name: 'general detect',
@@ -117,7 +113,6 @@ export const DEBUGGING: readonly GuestCase[] = [
       base: mov rbx, dr0
       mov rax, dr7; hex rax`),
     output: '2000 0 0 | 400 .',
-    notOnSoftwareKvm: NOT_THERE,
   },
   {
     name: 'faults push RF, traps and interrupts do not',
@@ -133,7 +128,6 @@ export const DEBUGGING: readonly GuestCase[] = [
       int 0x16
       3: mov rax, [fault_flags]; shr rax, 16; hex rax`),
     output: '#UD:0 1 #BP:0 0 v22:0 0 .',
-    notOnSoftwareKvm: 'its emulator does not set RF',
   },
   {
     name: 'debug registers refuse and reserve',
@@ -150,6 +144,5 @@ export const DEBUGGING: readonly GuestCase[] = [
       try mov rax, dr4
       try .byte 0x0f, 0x20, 0xc8`),
     output: '#GP:0 #GP:0 ffffefff ffff0ff0 400 ok #UD:0 #UD:0 .',
-    notOnSoftwareKvm: 'its emulator differs in the reserved bits',
   },
 ];

@@ -90,7 +90,6 @@ export const PAGING: readonly GuestCase[] = [
       try call V
       try mov rax, [V]`),
     output: 'ok #PF@400000 :11 ok .',
-    notOnSoftwareKvm: 'SMEP is not kept for supervisor code that is emulated',
   },
   {
     name: 'SMAP',
@@ -108,7 +107,6 @@ export const PAGING: readonly GuestCase[] = [
       try mov rax, [V]
       try mov rax, [V + 0x1000]`),
     output: 'ok #PF@400000 :1 #PF@400000 :3 ok #PF@400000 :1 ok .',
-    notOnSoftwareKvm: 'SMAP is not kept for supervisor code that is emulated',
   },
   {
     name: 'accessed and dirty bits',
