@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { PageTableBuilder } from '../../../src/memory/page-tables.ts';
 import { FLAG } from '../../../src/tcg/emit/rflags.ts';
 import { S, SEG } from '../../../src/tcg/layout.ts';
+import { interruptShadow } from '../../../src/tcg/system/events.ts';
 import { assemble } from '../../support/assemble.ts';
 import { TestCpu } from '../machine.ts';
 
@@ -46,7 +47,7 @@ function run(t: TestCpu): unknown {
     rip: state.rip,
     rflags: t.cpu.rflags,
     registers: Array.from({ length: 16 }, (_, i) => state.gpr(i)),
-    shadow: state.u64(S.SHADOW_RIP),
+    shadow: interruptShadow(t.cpu),
     gs: [S.SEGMENT_BASE + 40, S.RAW_BASE + 40, S.KERNEL_GS_BASE].map((at) => state.u64(at)),
     stack: Buffer.from(t.memory.read(STACK - 64, 128)).toString('hex'),
   };
