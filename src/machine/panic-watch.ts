@@ -3,9 +3,9 @@
  * its own; waiting for that keeps the report whole (kernel/panic.c).
  */
 
-/** The whole line: output comes in pieces. */
+/** Whole lines: output comes in pieces. */
 const START = /Kernel panic - not syncing: ([^\r\n]*)[\r\n]/;
-const END = /---\[ end Kernel panic - not syncing|Rebooting in \d+ seconds/;
+const END = /(?:---\[ end Kernel panic - not syncing|Rebooting in \d+ seconds)[^\n]*\n/;
 /** A line is far shorter; what is kept between two pieces of output. */
 const WINDOW = 4096;
 
