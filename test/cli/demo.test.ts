@@ -1,6 +1,6 @@
-// needs: kvm
 /** `tsvisor demo` around a small kernel; booting a real one has a test of its own. */
 import { describe, expect, it } from 'vitest';
+import { ENGINES } from '../support/engines.ts';
 import { runCli, scratch } from './support/cli.ts';
 import { exit, FAKE_SHELL, kernelElf, print64, SPIN } from './support/guests.ts';
 import { cacheBusybox, cacheKernel } from './support/kernels.ts';
@@ -14,12 +14,13 @@ function cacheWith(code: readonly number[]): string {
 }
 
 describe('demo', () => {
-  it('boots what is cached and ends as the guest does', async () => {
+  it.each(ENGINES)('boots what is cached on %s and ends as the guest does', async (accel) => {
     const cache = cacheWith([...print64('hello\n'), ...exit(3)]);
-    const ended = await runCli(['demo', '--cache-dir', cache]);
+    const ended = await runCli(['demo', '--cache-dir', cache, '--accel', accel]);
 
     expect(ended).toMatchObject({ status: 7, stdout: 'hello\n' });
     expect(ended.stderr).toContain('booting Linux 1-test');
+    expect(ended.stderr).toContain(`tsvisor: engine ${accel}: it was asked for\n`);
   });
 
   it('ends with Ctrl-C while the guest boots', async () => {

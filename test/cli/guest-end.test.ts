@@ -1,11 +1,12 @@
-// needs: kvm
 /** What the command says about guests that end in ways only a whole machine can show, and about kernels that are none. */
 import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { probeKvm } from '../../src/index.ts';
+import type { EngineName } from '../../src/vcpu/engine.ts';
 import { assemble, CODE16 } from '../support/assemble.ts';
+import { ENGINES } from '../support/engines.ts';
 import { file, MAIN, runCli, scratch } from './support/cli.ts';
 import { exit, HALT, kernelElf, print, print64, SPIN } from './support/guests.ts';
 import { bzImage } from './support/kernels.ts';
@@ -18,6 +19,7 @@ const out16 = (port: number, value: number) => [
 /** mov dx, port; mov al, value; out dx, al */
 const out8 = (port: number, value: number) => [0xba, port & 0xff, port >> 8, 0xb0, value, 0xee];
 
+const hasKvm = ENGINES.includes('kvm');
 const ERROR = (code: string) => new RegExp(`^tsvisor: ${code}: .+\\n {2}\\S`, 'm');
 
 describe('the exit status', () => {
@@ -56,28 +58,37 @@ describe('the exit status', () => {
     expect(ended.status).not.toBe(0);
   });
 
-  it('of an instruction that cannot be emulated is 6, with its name, bytes, place and registers', async () => {
-    // fldpi, on a software KVM; hardware runs it.
-    const ended = await runCli([
-      'run',
-      '--kernel',
-      file(kernelElf([0xd9, 0xeb, ...print64('ran'), ...exit(1)]), 'vmlinux'),
-    ]);
+  // fldpi, which a software KVM cannot emulate; tcg and hardware run it.
+  const fldpi = () => file(kernelElf([0xd9, 0xeb, ...print64('ran'), ...exit(1)]), 'vmlinux');
 
-    if (probeKvm().software) {
-      expect(ended.status).toBe(6);
-      expect(ended.stderr).toMatch(ERROR('TSV_E_GUEST_INSTRUCTION'));
-      expect(ended.stderr).toMatch(/"fldpi" \(d9 eb.*\) at 0x100000/);
-      expect(ended.stderr).toMatch(/RIP=0000000000100000/);
-      expect(ended.stderr).toMatch(/Code=d9 eb/);
-    } else expect(ended).toMatchObject({ status: 3, stdout: 'ran' });
+  it('of x87 arithmetic in a kernel is its own', async () => {
+    expect(await runCli(['run', '--accel', 'tcg', '--kernel', fldpi()])).toMatchObject({
+      status: 3,
+      stdout: 'ran',
+    });
   });
+
+  it.runIf(hasKvm)(
+    'of an instruction that KVM cannot emulate is 6, with its name, bytes, place and registers',
+    async () => {
+      const ended = await runCli(['run', '--accel', 'kvm', '--kernel', fldpi()]);
+
+      if (probeKvm().software) {
+        expect(ended.status).toBe(6);
+        expect(ended.stderr).toMatch(ERROR('TSV_E_GUEST_INSTRUCTION'));
+        expect(ended.stderr).toMatch(/"fldpi" \(d9 eb.*\) at 0x100000/);
+        expect(ended.stderr).toMatch(/RIP=0000000000100000/);
+        expect(ended.stderr).toMatch(/Code=d9 eb/);
+      } else expect(ended).toMatchObject({ status: 3, stdout: 'ran' });
+    },
+  );
 });
 
 describe('a long report', () => {
   it('arrives whole where both outputs lead to one pipe', () => {
     // 64 register dumps are more than a pipe holds (64 KiB).
-    const command = `"${process.execPath}" "${MAIN}" run --flat "${file(SPIN)}" --cpus 64 --timeout 1 2>&1 | { sleep 3; cat; }`;
+    const accel = hasKvm ? 'kvm' : 'tcg';
+    const command = `"${process.execPath}" "${MAIN}" run --accel ${accel} --flat "${file(SPIN)}" --cpus 64 --timeout 1 2>&1 | { sleep 3; cat; }`;
     const { stdout } = spawnSync('bash', ['-c', command], { encoding: 'utf8' });
 
     expect(stdout.match(/^vCPU \d+/gm)).toHaveLength(64);
@@ -108,20 +119,28 @@ describe('machine code', () => {
 });
 
 describe('--trace', () => {
-  it('shows MMIO with and without a device, and assisted instructions', async () => {
-    const code = assemble(
-      'mov rbx, 0xd0000000; mov eax, 0x1234; mov [rbx], eax; mov edi, 0x300000; cmpxchg16b [rdi]; mov al, 1; out 0xf4, al',
-    );
-    const args = ['run', '--flat', file(code), '--flat-mode', 'long64', '--trace', 'mmio,exits,assist'];
-    const ended = await runCli(args);
+  const code = assemble(
+    'mov rbx, 0xd0000000; mov eax, 0x1234; mov [rbx], eax; mov edi, 0x300000; cmpxchg16b [rdi]; mov al, 1; out 0xf4, al',
+  );
+  const traced = (accel: EngineName) =>
+    runCli([
+      ...['run', '--accel', accel, '--flat', file(code), '--flat-mode', 'long64'],
+      ...['--trace', 'mmio,exits,assist'],
+    ]);
+
+  it.each(ENGINES)('shows MMIO without a device on %s', async (accel) => {
+    const ended = await traced(accel);
 
     expect(ended.status).toBe(3);
     expect(ended.stderr).toMatch(/^vcpu0 exit MMIO$/m);
     expect(ended.stderr).toMatch(/^vcpu0 mmio write 0xd0000000\/4 0x1234 \(unclaimed\)$/m);
     expect(ended.stderr).not.toMatch(/^vcpu0 io /m);
-    if (probeKvm().lacking.includes('cx16')) {
-      expect(ended.stderr).toMatch(/^vcpu0 assist 0x[\da-f]+ cmpxchg16b completed$/m);
-    }
+  });
+
+  it.runIf(hasKvm)('shows the instructions that are assisted', async () => {
+    const assists = /^vcpu0 assist 0x[\da-f]+ cmpxchg16b completed$/m;
+
+    expect(assists.test((await traced('kvm')).stderr)).toBe(probeKvm().lacking.includes('cx16'));
   });
 });
 

@@ -26,7 +26,7 @@ export default function setup(): () => void {
     } else {
       const list = (files: string[]) => files.map((file) => `\n  ${file}`).join('');
       console.log(`host: left out for want of KVM (${problem}):${list(filesNeeding('kvm'))}`);
-      console.log(`host: run on tcg only:${list(filesOnEveryEngine())}`);
+      console.log(`host: run without their parts for kvm:${list(filesOnEveryEngine())}`);
     }
   };
 }
