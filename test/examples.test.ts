@@ -1,23 +1,32 @@
-// needs: kvm
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
 const ROOT = join(import.meta.dirname, '..');
-const run = (name: string) =>
-  execFileSync(process.execPath, ['scripts/example.mjs', name], { cwd: ROOT, encoding: 'utf8' });
+function run(name: string, env: NodeJS.ProcessEnv = {}): string {
+  return execFileSync(process.execPath, ['scripts/example.mjs', name], {
+    cwd: ROOT,
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+  });
+}
 
-describe('the examples', () => {
+describe.each([
+  ['the engine of this host', {}],
+  ['nothing but Node', { TSVISOR_ADDON: '/nonexistent' }],
+])('the examples with %s', (_, env) => {
   it('prints from a real-mode guest through a port device', () => {
-    expect(run('hello-port')).toBe('Hello from real mode\nThe guest ended with halt.\n');
+    expect(run('hello-port', env)).toBe('Hello from real mode\nThe guest ended with halt.\n');
   });
 
   it('hands tickets to two vCPUs through an MMIO device', () => {
     // 1 + 2 + ... + 200
-    expect(run('two-vcpus')).toBe('200 tickets, sum 20100\n');
+    expect(run('two-vcpus', env)).toBe('200 tickets, sum 20100\n');
   });
+});
 
+describe('the first example', () => {
   it('is the one that the README shows', () => {
     const readme = readFileSync(join(ROOT, 'README.md'), 'utf8');
     const example = readFileSync(join(ROOT, 'examples/hello-port.ts'), 'utf8');
