@@ -96,7 +96,12 @@ export class FloatUnit {
       this.result.setNumber(format, negative ? -0 : 0);
       return;
     }
-    let [large, small] = Math.abs(a) < Math.abs(b) ? [b, a] : [a, b];
+    let large = a;
+    let small = b;
+    if (Math.abs(a) < Math.abs(b)) {
+      large = b;
+      small = a;
+    }
     let exponent = 0;
     if (sum - sum !== 0) {
       large /= 2;
@@ -323,7 +328,7 @@ export class FloatUnit {
       exponent--;
     }
     exponent += scale;
-    const whole = 2 ** precision;
+    const whole = powerOfTwo(precision);
     let n = this.#roundAt(negative, x, rest, precision - 1);
     if (exponent >= minExponent) {
       if (exponent > maxExponent || (exponent === maxExponent && n === whole)) {

@@ -115,30 +115,31 @@ export class Bits {
   }
 }
 
-/** Exponent of a positive finite number that is not zero; its significand is then in {@link significand}. */
-export function split(value: number): number {
-  doubles[0] = value;
-  let hi = words[HI];
-  let adjust = 1023;
-  if (hi < 0x0010_0000) {
-    doubles[0] = value * 2 ** 64;
-    hi = words[HI];
-    adjust += 64;
-  }
-  words[HI] = (hi & 0x000f_ffff) | 0x3ff0_0000;
-  significand = doubles[0];
-  return (hi >>> 20) - adjust;
-}
-/** 1 to 2, set by {@link split}. */
-export let significand = 1;
+/** 2^-1074 to 2^1023; a table because doubles that are put together of words are slow to load. */
+const POWERS = Float64Array.from({ length: 2098 }, (_, i) =>
+  i < 52 ? 2 ** -1022 / 2 ** (52 - i) : 2 ** (i - 1074),
+);
 
 /** 2^exponent for exponents from -1074 to 1023. */
 export function powerOfTwo(exponent: number): number {
-  if (exponent < -1022) return Number.MIN_VALUE * powerOfTwo(exponent + 1074);
-  words[HI] = (exponent + 1023) << 20;
-  words[LO] = 0;
-  return doubles[0];
+  return POWERS[exponent + 1074];
 }
+
+/** Exponent of a positive finite number that is not zero; its significand is then in {@link significand}. */
+export function split(value: number): number {
+  doubles[0] = value;
+  let exponent = (words[HI] >>> 20) - 1023;
+  if (exponent > -1023) {
+    significand = value * powerOfTwo(-exponent);
+    return exponent;
+  }
+  doubles[0] = value * 2 ** 64;
+  exponent = (words[HI] >>> 20) - 1023;
+  significand = doubles[0] * powerOfTwo(-exponent);
+  return exponent - 64;
+}
+/** 1 to 2, set by {@link split}. */
+export let significand = 1;
 
 /** What `product`, the rounded product of two numbers from 1/2 to 4, lacks to the exact one (Dekker 1971, Veltkamp). */
 export function productError(a: number, b: number, product: number): number {

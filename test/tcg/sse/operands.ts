@@ -128,7 +128,7 @@ export function vectorOf(r: Random, lanes: Lanes): Uint8Array {
 
 /** Every rounding mode, sticky flags, masks, DAZ and FTZ; often the usual state of programs. */
 export function randomMxcsr(r: Random): number {
-  if (r.chance(25)) return (ALL_EXCEPTIONS << MASK_SHIFT) | (PLAIN & r.pick([-1, 0]));
+  if (r.chance(40)) return (ALL_EXCEPTIONS << MASK_SHIFT) | (PLAIN & r.pick([-1, 0]));
   const masks = r.chance(60) ? ALL_EXCEPTIONS : r.u32() & ALL_EXCEPTIONS;
   const sticky = r.chance(50) ? 0 : r.u32() & ALL_EXCEPTIONS;
   const daz = r.chance(30) ? 0x40 : 0;
