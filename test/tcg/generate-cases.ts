@@ -1,6 +1,6 @@
 /** Makes random cases from the instruction table: every encoding, size and operand form. */
 import { type Encoding, sizesOf } from '../../src/tcg/table/instruction.ts';
-import { type Case, type CaseState, DATA, DATA_SIZE } from './oracle.ts';
+import { type Case, type CaseState, type CaseWidth, DATA, DATA_SIZE } from './oracle.ts';
 
 /** Small reproducible generator (mulberry32). */
 export class Random {
@@ -126,13 +126,25 @@ const MAP_BYTES: readonly (readonly number[])[] = [[], [0x0f], [0x0f, 0x38], [0x
 /** FPTAN, FSIN and their kin at D9: only nearly the processor's results; test/tcg/fpu compares them. */
 const ESTIMATES = new Set([0xf0, 0xf1, 0xf2, 0xf3, 0xf9, 0xfb, 0xfe, 0xff]);
 
-/**
- * Encodes an instruction with random operands and a state in which its memory operand lies in the data page.
- * @param absolute memory operands are aligned and have no registers
- */
-export function randomCase(encoding: Encoding, r: Random, absolute = false): Case {
+/** What cases are made for. */
+export interface CaseForm {
+  /** Memory operands are aligned and have no registers. */
+  readonly absolute?: boolean;
+  readonly width?: CaseWidth;
+}
+
+/** Encodes an instruction with random operands and a state in which its memory operand lies in the data page. */
+export function randomCase(
+  encoding: Encoding,
+  r: Random,
+  { absolute = false, width = 64 }: CaseForm = {},
+): Case {
   const before = randomState(r);
-  const size = r.pick(sizesOf(encoding));
+  const long = width === 64;
+  // Upper halves are not there in compatibility mode.
+  if (!long) before.gpr = before.gpr.map((value, i) => (i < 8 ? value & 0xffff_ffffn : value));
+  const registers = long ? 16 : 8;
+  const size = r.pick(sizesOf(encoding).filter((bytes) => long || bytes < 8 || !isSized(encoding)));
   const head: number[] = [];
   let w =
     encoding.w === 1 || (size === 8 && encoding.w < 0 && encoding.defaultSize === '' && isSized(encoding));
@@ -140,12 +152,12 @@ export function randomCase(encoding: Encoding, r: Random, absolute = false): Cas
   if (encoding.prefix > 0 && !encoding.vex && !(encoding.prefix === 1 && head[0] === 0x66))
     head.push(PREFIX_BYTES[encoding.prefix]);
   if (encoding.operands.length > 0 && !isSized(encoding) && !encoding.vex && encoding.w < 0 && r.chance(10))
-    w = true;
+    w = long;
   const usesVector = encoding.operands.some(({ letter }) => 'PQN'.includes(letter));
-  let reg = encoding.extension >= 0 ? encoding.extension : r.below(usesVector ? 8 : 16);
+  let reg = encoding.extension >= 0 ? encoding.extension : r.below(usesVector ? 8 : registers);
   const letters = new Set(encoding.operands.map(({ letter }) => letter));
   // RSP is the stack of the driver no more once the case runs, but string and stack instructions need it.
-  let rm = r.below(usesVector ? 8 : 16);
+  let rm = r.below(usesVector ? 8 : registers);
   const memory =
     encoding.mod === 'memory' ||
     (encoding.mod === 'any' && (letters.has('E') || letters.has('W') || letters.has('Q')) && r.chance(60));
@@ -167,8 +179,17 @@ export function randomCase(encoding: Encoding, r: Random, absolute = false): Cas
     while (encoding.map === 0 && !memory && isEstimate()) reg = r.below(8);
     const field = (reg & 7) << 3;
     if (!memory) tail.push(0xc0 | field | (rm & 7));
-    else ({ rm, x } = memoryOperand(r, before, field, tail, target, absolute));
-  } else if (letters.has('Z')) rm = r.below(8) === 0 ? 8 | (encoding.opcode & 7) : encoding.opcode & 7;
+    else if (!long && !absolute && r.chance(30)) {
+      head.push(0x67);
+      memoryOperand16(r, before, field, tail, target);
+      rm = 0;
+    } else {
+      ({ rm, x } = memoryOperand(r, before, field, tail, target, absolute, registers));
+      if (long && !absolute && r.chance(10)) narrowAddress(r, before, head, rm);
+    }
+  } else if (letters.has('Z'))
+    rm = long && r.below(8) === 0 ? 8 | (encoding.opcode & 7) : encoding.opcode & 7;
+  if (letters.has('O')) for (let i = 0; i < width / 8; i++) tail.push(i < 4 ? (target >> (i * 8)) & 0xff : 0);
   for (const { letter, size: code } of encoding.operands) {
     if (letter !== 'I') continue;
     const bytes =
@@ -193,7 +214,7 @@ export function randomCase(encoding: Encoding, r: Random, absolute = false): Cas
   const rexBits = (w ? 8 : 0) | (extendsReg ? 4 : 0) | (x ? 2 : 0) | (rm >= 8 ? 1 : 0);
   const code = [...head];
   if (encoding.vex) {
-    const vvvv = letters.has('B') ? r.below(16) : 0;
+    const vvvv = letters.has('B') ? r.below(registers) : 0;
     const p1 = (w ? 0x80 : 0) | ((~vvvv & 15) << 3) | Math.max(0, encoding.prefix);
     code.length = 0;
     code.push(
@@ -204,11 +225,11 @@ export function randomCase(encoding: Encoding, r: Random, absolute = false): Cas
     );
   } else {
     if (encoding.instruction.lock && memory && r.chance(30) && letters.has('E')) code.unshift(0xf0);
-    if (rexBits !== 0 || r.chance(20)) code.push(0x40 | rexBits);
+    if (rexBits !== 0 || (long && r.chance(20))) code.push(0x40 | rexBits);
     code.push(...MAP_BYTES[encoding.map], encoding.opcode);
   }
   code.push(...tail);
-  return { code: Uint8Array.from(code), before, varies };
+  return { code: Uint8Array.from(code), before, varies, width };
 }
 
 /**
@@ -216,7 +237,7 @@ export function randomCase(encoding: Encoding, r: Random, absolute = false): Cas
  * need certain values in registers.
  */
 export function randomSequence(encodings: readonly Encoding[], r: Random, length: number): Case {
-  const code = Array.from({ length }, () => [...randomCase(r.pick(encodings), r, true).code]);
+  const code = Array.from({ length }, () => [...randomCase(r.pick(encodings), r, { absolute: true }).code]);
   return { code: Uint8Array.from(code.flat()), before: randomState(r) };
 }
 
@@ -245,8 +266,9 @@ function memoryOperand(
   tail: number[],
   target: number,
   absolute: boolean,
+  registers: number,
 ): { rm: number; x: number } {
-  const base = r.pick([0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+  const base = r.pick([0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15].slice(0, registers - 1));
   if (absolute || r.chance(15)) {
     tail.push(field | 4, 0x25, target & 0xff, (target >> 8) & 0xff, (target >> 16) & 0xff, 0);
     return { rm: 0, x: 0 };
@@ -257,7 +279,7 @@ function memoryOperand(
   const mod = wide ? 0x80 : 0x40;
   let x = 0;
   if (r.chance(40)) {
-    let index = r.below(16);
+    let index = r.below(registers);
     if (index === 4 || index === base) index = base === 3 ? 6 : 3;
     const scale = r.below(4);
     const by = r.below(64);
@@ -267,8 +289,33 @@ function memoryOperand(
     x = index >= 8 ? 1 : 0;
   } else if ((base & 7) === 4) tail.push(mod | field | 4, 0x24);
   else tail.push(mod | field | (base & 7));
-  before.gpr[base] = BigInt.asUintN(64, BigInt(start));
+  before.gpr[base] = BigInt.asUintN(registers * 4, BigInt(start));
   const length = wide ? 4 : 1;
   for (let i = 0; i < length; i++) tail.push((displacement >> (i * 8)) & 0xff);
   return { rm: base, x };
+}
+
+/** Makes the address one of 32 bits: the upper half of its base counts for nothing. */
+function narrowAddress(r: Random, before: CaseState, head: number[], base: number): void {
+  head.push(0x67);
+  before.gpr[base] = (before.gpr[base] & 0xffff_ffffn) | (BigInt(r.u32()) << 32n);
+}
+
+/** Registers of the forms of 16-bit addresses (SDM vol. 2A table 2-1): bases, then indices. */
+const BASES_16 = [3, 3, 5, 5, 6, 7, 5, 3];
+const INDICES_16 = [6, 7, 6, 7];
+
+/** The same with a 16-bit address: registers beyond it count for nothing. */
+function memoryOperand16(r: Random, before: CaseState, field: number, tail: number[], target: number): void {
+  const form = r.below(8);
+  const displacement = r.below(0x10000);
+  let start = target - displacement;
+  const above = () => BigInt(r.below(0x10000)) << 16n;
+  if (form < 4) {
+    const by = r.below(64);
+    before.gpr[INDICES_16[form]] = above() | BigInt(by);
+    start -= by;
+  }
+  before.gpr[BASES_16[form]] = above() | BigInt.asUintN(16, BigInt(start));
+  tail.push(0x80 | field | form, displacement & 0xff, displacement >> 8);
 }

@@ -10,7 +10,7 @@ import { allocateRam } from '../../src/memory/allocate.ts';
 import type { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { encodeTss64, type Gate, writeIdt } from '../../src/memory/interrupt-tables.ts';
 import { PageTableBuilder } from '../../src/memory/page-tables.ts';
-import { FLAT_CODE_64, FLAT_DATA, GdtBuilder, SYSTEM_TYPE } from '../../src/memory/segments.ts';
+import { FLAT_CODE_32, FLAT_CODE_64, FLAT_DATA, GdtBuilder, SYSTEM_TYPE } from '../../src/memory/segments.ts';
 import { S } from '../../src/tcg/layout.ts';
 import { setSregs } from '../../src/tcg/state-transfer.ts';
 import { VECTOR } from '../../src/tcg/system/fault.ts';
@@ -23,6 +23,7 @@ const PAGE_TABLES = 0x10000;
 const GDT = 0x1000;
 export const CODE = 0x2000;
 const DRIVER = 0x3000;
+const DRIVER_32 = 0x3800;
 /** Handler of #XM; other exceptions have none. */
 const HANDLER = 0x4000;
 const IDT = 0x5000;
@@ -56,7 +57,12 @@ export interface Case {
   before: CaseState;
   /** Offsets in the data page of what is not compared. */
   varies?: readonly number[];
+  /** Width of the code segment, by default 64. */
+  width?: CaseWidth;
 }
+
+/** 64-bit mode, or compatibility mode with code of 32 bits. */
+export type CaseWidth = 32 | 64;
 
 /** What came of a case: a state, possibly that which the handler of #XM found, or an exception without a handler. */
 export type Result = { state: CaseState; vector: number } | { fault: number };
@@ -69,45 +75,54 @@ const AT = { gpr: 0, flags: 128, target: 136, vector: 148, fx: 0x400 } as const;
 /** Offsets in the FXSAVE image (SDM vol. 1, table 10-2). */
 const FX = { fcw: 0, fsw: 2, ftw: 4, mxcsr: 24, st: 32, xmm: 160, size: 512 } as const;
 
-/** movs of the whole state from and to the block; the case runs in between. */
-function driver(): Uint8Array {
+/** Collects code; in compatibility mode without REX.W. */
+function emitter(width: CaseWidth) {
   const bytes: number[] = [];
-  const emit = (...more: number[]) => bytes.push(...more);
+  return {
+    bytes,
+    registers: width === 64 ? 16 : 8,
+    emit: (...more: number[]) => bytes.push(...more),
+    emitWide: (extended: boolean, ...more: number[]) =>
+      bytes.push(...(width === 64 ? [extended ? 0x4c : 0x48] : []), ...more),
+  };
+}
+
+/** movs of the whole state from and to the block; the case runs in between. */
+function driver(width: CaseWidth): Uint8Array {
+  const { bytes, registers, emit, emitWide } = emitter(width);
   const address = (value: number) => [value & 0xff, (value >> 8) & 0xff, (value >> 16) & 0xff, value >>> 24];
   // fxrstor64 [abs32]
-  emit(0x48, 0x0f, 0xae, 0x0c, 0x25, ...address(STATE + AT.fx));
+  emitWide(false, 0x0f, 0xae, 0x0c, 0x25, ...address(STATE + AT.fx));
   // push qword [flags]; popf, on a stack of the driver's own
-  emit(0x48, 0xc7, 0xc4, ...address(STATE + 0x800));
+  emitWide(false, 0xc7, 0xc4, ...address(STATE + 0x800));
   emit(0xff, 0x34, 0x25, ...address(STATE + AT.flags));
   emit(0x9d);
   // mov rN, [abs32]
-  for (let i = 0; i < 16; i++)
-    emit(0x48 | (i >= 8 ? 4 : 0), 0x8b, ((i & 7) << 3) | 4, 0x25, ...address(STATE + AT.gpr + i * 8));
+  for (let i = 0; i < registers; i++)
+    emitWide(i >= 8, 0x8b, ((i & 7) << 3) | 4, 0x25, ...address(STATE + AT.gpr + i * 8));
   // jmp [target]
   emit(0xff, 0x24, 0x25, ...address(STATE + AT.target));
   return Uint8Array.from(bytes);
 }
 
 /** Stores the state after the case and rings the doorbell. */
-function epilogue(): Uint8Array {
-  const bytes: number[] = [];
-  const emit = (...more: number[]) => bytes.push(...more);
+function epilogue(width: CaseWidth): Uint8Array {
+  const { bytes, registers, emit, emitWide } = emitter(width);
   const address = (value: number) => [value & 0xff, (value >> 8) & 0xff, (value >> 16) & 0xff, value >>> 24];
-  for (let i = 0; i < 16; i++)
-    emit(0x48 | (i >= 8 ? 4 : 0), 0x89, ((i & 7) << 3) | 4, 0x25, ...address(STATE + AT.gpr + i * 8));
-  emit(0x48, 0xc7, 0xc4, ...address(STATE + 0x800));
+  for (let i = 0; i < registers; i++)
+    emitWide(i >= 8, 0x89, ((i & 7) << 3) | 4, 0x25, ...address(STATE + AT.gpr + i * 8));
+  emitWide(false, 0xc7, 0xc4, ...address(STATE + 0x800));
   emit(0x9c, 0x8f, 0x04, 0x25, ...address(STATE + AT.flags));
   // fxsave64 [abs32]
-  emit(0x48, 0x0f, 0xae, 0x04, 0x25, ...address(STATE + AT.fx));
+  emitWide(false, 0x0f, 0xae, 0x04, 0x25, ...address(STATE + AT.fx));
   // mov [DOORBELL], al
   emit(0x88, 0x04, 0x25, ...address(DOORBELL));
   return Uint8Array.from(bytes);
 }
 
-const DRIVER_CODE = driver();
 /** `mov [DOORBELL], al` */
 const DOORBELL_CODE = Uint8Array.of(0x88, 0x04, 0x25, 0, 0, DOORBELL >> 16, 0);
-const EPILOGUE = epilogue();
+const EPILOGUE = { 32: epilogue(32), 64: epilogue(64) } as const;
 /** `mov byte [vector], 19` */
 const HANDLER_CODE = Uint8Array.of(
   0xc6,
@@ -120,8 +135,14 @@ const HANDLER_CODE = Uint8Array.of(
   VECTOR.XM,
 );
 
+/** The registers that make a CPU run code of either width. */
+interface Tables {
+  readonly regs: EntryState['regs'];
+  readonly sregs: Readonly<Record<CaseWidth, EntryState['sregs']>>;
+}
+
 /** Page tables, descriptor tables and a stack for #XM; the registers that make a CPU use them. */
-function prepareTables(memory: GuestMemory, afterwards: Uint8Array): EntryState {
+function prepareTables(memory: GuestMemory, afterwards: Uint8Array): Tables {
   const tables = new PageTableBuilder(memory, { start: PAGE_TABLES, end: PAGE_TABLES + 0x10000 });
   const { cr3 } = tables.identityMap(0, 16 << 20, { user: true });
   const gdt = new GdtBuilder();
@@ -133,23 +154,25 @@ function prepareTables(memory: GuestMemory, afterwards: Uint8Array): EntryState 
     { ...FLAT_DATA, base: BigInt(TSS), limit: 0x67, type: SYSTEM_TYPE.TSS_BUSY, db: 0, s: 0, g: 0 },
     { long: true },
   );
+  const code32 = gdt.add({ ...FLAT_CODE_32, dpl: 3 });
   const gdtr = gdt.write(memory, GDT);
   const gate = { selector, offset: BigInt(HANDLER) };
   const idt = writeIdt(memory, IDT, new Map<number, Gate>([[VECTOR.XM, gate]]));
   memory.write(TSS, encodeTss64({ rsp: [BigInt(STATE + 0x800)] }));
   memory.write(HANDLER, HANDLER_CODE);
   memory.write(HANDLER + HANDLER_CODE.length, afterwards);
-  return userModeEntry({
+  const { regs, sregs } = userModeEntry({
     entry: BigInt(DRIVER),
     stack: 0n,
     cr3,
     tables: { gdt: gdtr, idt, code, data, tss },
   });
+  return { regs, sregs: { 64: sregs, 32: { ...sregs, cs: code32 } } };
 }
 
-function prepare(memory: GuestMemory, { code, before }: Case): void {
+function prepare(memory: GuestMemory, { code, before, width = 64 }: Case): void {
   memory.write(CODE, code);
-  memory.write(CODE + code.length, EPILOGUE);
+  memory.write(CODE + code.length, EPILOGUE[width]);
   before.gpr.forEach((value, i) => {
     memory.writeU64(STATE + AT.gpr + i * 8, value);
   });
@@ -219,16 +242,18 @@ export class Oracle implements Disposable {
     this.#vcpu = new KvmVcpu(this.#vm.vcpuPort(0));
     this.#vcpu.set('cpuid', this.#vm.supportedCpuid());
     this.#run = new DataView(this.#vcpu.run.buffer, this.#vcpu.run.byteOffset);
-    const entry = prepareTables(this.#memory, EPILOGUE);
-    this.#sregs = entry.sregs;
-    this.#regs = entry.regs;
-    this.#memory.write(DRIVER, DRIVER_CODE);
+    const { sregs, regs } = prepareTables(this.#memory, EPILOGUE[64]);
+    this.#sregs = sregs;
+    this.#regs = { 64: regs, 32: { ...regs, rip: BigInt(DRIVER_32) } };
+    this.#memory.write(DRIVER, driver(64));
+    this.#memory.write(DRIVER_32, driver(32));
   }
 
   run(c: Case): Result {
     prepare(this.#memory, c);
-    this.#vcpu.set('sregs', this.#sregs);
-    this.#vcpu.set('regs', this.#regs);
+    const { width = 64 } = c;
+    this.#vcpu.set('sregs', this.#sregs[width]);
+    this.#vcpu.set('regs', this.#regs[width]);
     for (;;) {
       this.#vcpu.enter();
       const reason = this.#run.getUint32(abi.KVM_RUN_EXIT_REASON, true);
@@ -257,7 +282,7 @@ export class Subject {
     this.#sregs = prepareTables(this.test.memory, DOORBELL_CODE).sregs;
   }
 
-  run({ code, before }: Case): Result {
+  run({ code, before, width = 64 }: Case): Result {
     const { cpu, memory } = this.test;
     const { state } = cpu;
     memory.write(CODE, code);
@@ -265,7 +290,7 @@ export class Subject {
     memory.write(DATA, before.data);
     cpu.mmu.touched(cpu.map.host(CODE), code.length + DOORBELL_CODE.length);
     memory.writeU32(STATE + AT.vector, 0);
-    setSregs(cpu, this.#sregs);
+    setSregs(cpu, this.#sregs[width]);
     state.rip = BigInt(CODE);
     fxStateOf(cpu).mxcsr = before.mxcsr;
     before.gpr.forEach((value, i) => {

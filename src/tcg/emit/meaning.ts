@@ -5,7 +5,18 @@
  * everything that may fault must come before the first write to a register or flag: a fault or an exit abandons the
  * instruction, which is then executed again from its start.
  */
-import { ADDRESS_LEGACY, PAGE, R, S, SEG, TLB_ADDEND, TLB_READ, TLB_WRITE } from '../layout.ts';
+import {
+  ADDRESS_16,
+  ADDRESS_32,
+  ADDRESS_LEGACY,
+  PAGE,
+  R,
+  S,
+  SEG,
+  TLB_ADDEND,
+  TLB_READ,
+  TLB_WRITE,
+} from '../layout.ts';
 import type { Slot } from '../table/instruction.ts';
 import {
   Expr,
@@ -251,10 +262,17 @@ export class Meaning {
     return this.#address;
   }
 
-  /** Moves the memory operand, before its first use (bit strings). */
+  /** Moves the memory operand within its segment and address size, before its first use (bit strings). */
   moveAddress(bytes: number, access: Access, by: Expr): void {
-    const at = this.address(bytes, access);
-    this.f.set(at, at.add(by));
+    const { f, site } = this;
+    const offset = f.let(this.effectiveAddress().add(by));
+    const width = this.record('i32.load8_u', R.ADDRESS);
+    f.if_(width.and(ADDRESS_16), () => f.set(offset, offset.low(2)));
+    f.if_(width.and(ADDRESS_32), () => f.set(offset, offset.low(4)));
+    const segment = this.record('i32.load8_u', R.EXTRA);
+    this.#address = f.let(
+      f.call(site.helpers.segmentAddress, bytes | (access << 8), segment, offset, site.pc),
+    );
   }
 
   #translateOnce(i: number, access: Access): Local {
