@@ -29,4 +29,17 @@ describe('the panic watch', () => {
     expect(early).toEqual([]);
     expect(messages).toEqual(['one']);
   });
+
+  it('waits for the last character of the last line', () => {
+    const messages: string[] = [];
+    const watch = new PanicWatch((message) => messages.push(message));
+    const say = (text: string) => watch.receive(Buffer.from(text));
+
+    say('Kernel panic - not syncing: one\r\n---[ end Kernel panic - not syncing: one ]---\r');
+    const early = [...messages];
+    say('\n');
+
+    expect(early).toEqual([]);
+    expect(messages).toEqual(['one']);
+  });
 });
