@@ -53,14 +53,14 @@ async function measure(qemu, accel, count, rounds) {
 
 /** The benchmark. */
 export async function serial({ quick, progress }) {
-  const count = quick ? MIB / 32 : MIB;
+  const count = quick ? MIB / 32 : MIB / 4;
   const qemu = findQemu();
   const rows = [];
   for (const accel of ['kvm', 'tcg']) {
     progress(`${count} bytes, ${accel}`);
     const problem = accel === 'kvm' ? kvmProblem() : undefined;
     if (problem !== undefined) rows.push(impossible('kvm', problem));
-    else rows.push(...(await measure(qemu, accel, count, quick ? 5 : 3)));
+    else rows.push(...(await measure(qemu, accel, count, 5)));
   }
   const notes = [
     `${count} bytes a run, each with a read of LSR and a write of THR; from the first byte on the host to the last.`,
