@@ -1,5 +1,6 @@
 /** Small guests for every mechanism of the system: each prints the same on tcg, on KVM, and on paper (SDM). */
 import { describe, expect, it } from 'vitest';
+import { probeKvm } from '../../src/kvm/probe.ts';
 import { ENGINES } from '../support/engines.ts';
 import { APIC } from './cases/apic.ts';
 import { DEBUGGING } from './cases/debugging.ts';
@@ -7,7 +8,7 @@ import { PAGING } from './cases/paging.ts';
 import { PRIVILEGE } from './cases/privilege.ts';
 import { PROTECTED } from './cases/protected.ts';
 import { TRANSFERS } from './cases/transfers.ts';
-import { isKvmInSoftware, runGuest } from './run.ts';
+import { runGuest } from './run.ts';
 
 const TOPICS = {
   paging: PAGING,
@@ -17,7 +18,7 @@ const TOPICS = {
   protected: PROTECTED,
   apic: APIC,
 };
-const isSoftware = isKvmInSoftware();
+const isSoftware = ENGINES.includes('kvm') && probeKvm().software;
 
 describe.each(ENGINES)('on %s', (accel) => {
   describe.each(Object.entries(TOPICS))('%s', (_, cases) => {

@@ -1,5 +1,4 @@
 /** Runs a guest case on an engine. */
-import { readFileSync } from 'node:fs';
 import { DebugConsole } from '../../src/devices/legacy/debug-console.ts';
 import { DEBUG_EXIT_SIZE, DebugExit } from '../../src/devices/legacy/debug-exit.ts';
 import { Vm } from '../../src/machine/vm.ts';
@@ -19,11 +18,6 @@ const MOST_OUTPUT = 1000;
 export interface GuestResult {
   readonly output: string;
   readonly ends: string;
-}
-
-/** Whether the host's KVM has a processor that helps it; PVM and nested guests without it emulate. */
-export function isKvmInSoftware(): boolean {
-  return !/^flags\s*:.*\b(vmx|svm)\b/m.test(readFileSync('/proc/cpuinfo', 'utf8'));
 }
 
 /** Carries a guest out. */

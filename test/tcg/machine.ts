@@ -12,10 +12,11 @@ export class TestCpu {
   readonly cpu: Cpu;
   readonly memory: GuestMemory;
 
-  constructor(options: { ram?: number; hasFeature?: (feature: string) => boolean } = {}) {
-    const { ram = 4 << 20, hasFeature = () => true } = options;
+  /** @param options `behind`: bytes of the memory behind RAM that are nobody's */
+  constructor(options: { ram?: number; behind?: number; hasFeature?: (feature: string) => boolean } = {}) {
+    const { ram = 4 << 20, behind = 0, hasFeature = () => true } = options;
     const offset = engineSize(1);
-    const pages = Math.ceil((offset + ram) / WASM_PAGE);
+    const pages = Math.ceil((offset + ram + behind) / WASM_PAGE);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     const regions = [{ gpa: 0, size: ram, memory: 0, offset: Math.ceil(offset / PAGE) * PAGE }];
     this.memory = new GuestMemory({ memories: [memory], regions });
