@@ -78,7 +78,7 @@ export class CoreTrace {
     const length = this.#decoder.decode(bytes, 0, bytes.length, width);
     if (length === DECODE.truncated) return '(not mapped)';
     if (length <= 0) return `${Buffer.from(bytes.subarray(0, 8)).toString('hex')} (undefined)`;
-    return `${Buffer.from(bytes.subarray(0, length)).toString('hex')} ${this.#decoder.encoding.instruction.name}`;
+    return `${Buffer.from(bytes.subarray(0, length)).toString('hex')} ${this.#decoder.plan.encoding.instruction.name}`;
   }
 
   #fetch(linear: bigint): Uint8Array {

@@ -302,7 +302,7 @@ export class Blocks {
       if (length === -1) {
         // The instruction goes on in the next page: it gets a block of its own.
         if (count > 0) break;
-        if (page.blocks.length === 0) this.#pages.close(page);
+        if (page.count === 0) this.#pages.close(page);
         return this.#findCrossing(host, mode, width, low, high);
       }
       if (length <= 0) {

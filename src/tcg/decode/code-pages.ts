@@ -33,11 +33,13 @@ export interface Block {
 /** A page with blocks. */
 export interface CodePage {
   readonly number: number;
-  blocks: Block[];
-  /** Which 64-byte chunks hold decoded bytes. */
-  low: number;
-  high: number;
+  /** How many blocks. */
+  count: number;
+  /** The blocks by the 64-byte chunks that they were made of. */
+  readonly chunks: (Block[] | undefined)[];
 }
+
+const NONE: readonly Block[] = [];
 
 interface Settling {
   readonly page: number;
@@ -72,7 +74,7 @@ export class CodePages {
   open(number: number): CodePage {
     const known = this.#pages.get(number);
     if (known !== undefined) return known;
-    const page: CodePage = { number, blocks: [], low: 0, high: 0 };
+    const page: CodePage = { number, count: 0, chunks: [] };
     this.#pages.set(number, page);
     Atomics.or(this.#bytes, number, this.#bit);
     if (this.#hasOthers) {
@@ -91,30 +93,43 @@ export class CodePages {
   }
 
   add(page: CodePage, block: Block): void {
-    page.blocks.push(block);
-    markChunks(page, block);
+    page.count++;
+    for (let chunk = firstChunk(block); chunk <= lastChunk(block); chunk++) {
+      const list = page.chunks[chunk];
+      if (list === undefined) page.chunks[chunk] = [block];
+      else list.push(block);
+    }
   }
 
   /** Takes out the blocks made of bytes that were stored to; the bytes lie in one page. */
   take(host: number, length: number): readonly Block[] {
     const page = this.#pages.get(host >>> 12);
-    if (page === undefined) return [];
+    if (page === undefined) return NONE;
     const first = (host & (PAGE - 1)) >> CHUNK_SHIFT;
     const last = Math.min(PAGE - 1, (host & (PAGE - 1)) + length - 1) >> CHUNK_SHIFT;
-    let isHit = false;
+    let hit: Block[] | undefined;
     for (let chunk = first; chunk <= last; chunk++) {
-      if ((chunk < 32 ? page.low >>> chunk : page.high >>> (chunk - 32)) & 1) isHit = true;
+      const list = page.chunks[chunk];
+      if (list === undefined) continue;
+      for (const block of list) {
+        if (block.host >= host + length || block.host + block.length <= host) continue;
+        if (hit === undefined) hit = [block];
+        else if (!hit.includes(block)) hit.push(block);
+      }
     }
-    if (!isHit) return [];
-    const end = host + length;
-    const overlaps = (block: Block) => block.host < end && block.host + block.length > host;
-    const hit = page.blocks.filter(overlaps);
-    if (hit.length === 0) return hit;
-    page.blocks = page.blocks.filter((block) => !overlaps(block));
-    if (page.blocks.length === 0) this.close(page);
-    page.low = page.high = 0;
-    for (const block of page.blocks) markChunks(page, block);
+    if (hit === undefined) return NONE;
+    for (const block of hit) this.#remove(page, block);
+    if (page.count === 0) this.close(page);
     return hit;
+  }
+
+  #remove(page: CodePage, block: Block): void {
+    page.count--;
+    for (let chunk = firstChunk(block); chunk <= lastChunk(block); chunk++) {
+      const list = page.chunks[chunk]!;
+      const end = list.pop()!;
+      if (end !== block) list[list.indexOf(block)] = end;
+    }
   }
 
   /** Forgets all pages. */
@@ -147,11 +162,10 @@ export class CodePages {
   }
 }
 
-function markChunks(page: CodePage, { host, length }: Block): void {
-  const first = (host & (PAGE - 1)) >> CHUNK_SHIFT;
-  const last = ((host + length - 1) & (PAGE - 1)) >> CHUNK_SHIFT;
-  for (let chunk = first; chunk <= last; chunk++) {
-    if (chunk < 32) page.low |= 1 << chunk;
-    else page.high |= 1 << (chunk - 32);
-  }
+function firstChunk({ host }: Block): number {
+  return (host & (PAGE - 1)) >> CHUNK_SHIFT;
+}
+
+function lastChunk({ host, length }: Block): number {
+  return ((host + length - 1) & (PAGE - 1)) >> CHUNK_SHIFT;
 }

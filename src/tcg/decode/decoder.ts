@@ -1,5 +1,6 @@
 /** Decodes instructions by the table: prefixes, opcode, ModRM, SIB, displacement, immediates (SDM vol. 2A 2). */
-import type { Encoding, InstructionForm } from '../table/instruction.ts';
+import type { InstructionForm } from '../table/instruction.ts';
+import { ANY, IMMEDIATE_SIZE, LETTER, LONG, MEMORY, Plan, SIZE_FROM } from './plan.ts';
 
 /** Width of the code segment. */
 export type CodeWidth = 16 | 32 | 64;
@@ -25,7 +26,7 @@ const NO_REGISTER = -1;
 
 /** Decodes; the result is in its fields until the next call. One object, reused: decoding is hot at boot. */
 export class Decoder {
-  encoding!: Encoding;
+  plan!: Plan;
   /** Operand size in bytes. */
   size = 0;
   addressSize = 0;
@@ -56,8 +57,8 @@ export class Decoder {
   opcode = 0;
   vexL = false;
 
-  #legacy: Encoding[][][] = [];
-  #vex: Encoding[][][] = [];
+  #legacy: Plan[][][] = [];
+  #vex: Plan[][][] = [];
   readonly #instructions: readonly InstructionForm[];
   #bytes!: Uint8Array;
   #at = 0;
@@ -72,16 +73,16 @@ export class Decoder {
 
   /** @param hasFeature CPUID features that the CPU has; instructions of others are undefined */
   configure(hasFeature: (feature: string) => boolean): void {
-    const empty = () => [0, 1, 2, 3].map(() => Array.from({ length: 256 }, (): Encoding[] => []));
+    const empty = () => [0, 1, 2, 3].map(() => Array.from({ length: 256 }, (): Plan[] => []));
     this.#legacy = empty();
     this.#vex = empty();
     for (const instruction of this.#instructions) {
       if (instruction.feature !== undefined && !hasFeature(instruction.feature)) continue;
       for (const encoding of instruction.encodings) {
-        (encoding.vex ? this.#vex : this.#legacy)[encoding.map][encoding.opcode].push(encoding);
+        (encoding.vex ? this.#vex : this.#legacy)[encoding.map][encoding.opcode].push(new Plan(encoding));
       }
     }
-    const specific = (e: Encoding) => (e.exact >= 0 ? 2 : 0) + (e.prefix >= 0 ? 1 : 0);
+    const specific = (plan: Plan) => (plan.exact >= 0 ? 2 : 0) + (plan.prefix >= 0 ? 1 : 0);
     for (const tables of [this.#legacy, this.#vex]) {
       for (const map of tables) for (const list of map) list.sort((a, b) => specific(b) - specific(a));
     }
@@ -173,9 +174,10 @@ export class Decoder {
 
     const candidates = (vex ? this.#vex : this.#legacy)[map][byte];
     let modrm = -1;
-    let encoding: Encoding | undefined;
-    for (const candidate of candidates) {
-      if (candidate.modrm && modrm < 0) {
+    let plan: Plan | undefined;
+    for (let i = 0; i < candidates.length; i++) {
+      const candidate = candidates[i];
+      if (candidate.hasModrm && modrm < 0) {
         modrm = this.#u8();
         if (this.#truncated) return false;
       }
@@ -183,26 +185,26 @@ export class Decoder {
         (candidate.prefix < 0 || candidate.prefix === pp) &&
         (candidate.exact < 0 || candidate.exact === modrm) &&
         (candidate.extension < 0 || candidate.extension === ((modrm >> 3) & 7)) &&
-        (candidate.mod === 'any' || (candidate.mod === 'memory') === modrm < 0xc0) &&
+        (candidate.mod === ANY || (candidate.mod === MEMORY) === modrm < 0xc0) &&
         (candidate.w < 0 || candidate.w === (w ? 1 : 0)) &&
-        (candidate.validIn === 'any' || (candidate.validIn === 'long') === long)
+        (candidate.validIn === ANY || (candidate.validIn === LONG) === long)
       ) {
-        encoding = candidate;
+        plan = candidate;
         break;
       }
     }
-    if (encoding === undefined) return false;
-    if (!encoding.modrm && modrm >= 0) {
+    if (plan === undefined) return false;
+    if (!plan.hasModrm && modrm >= 0) {
       // A candidate with ModRM was tried first.
       this.#at--;
       modrm = -1;
     }
     if (vex && this.vexL) return false;
-    this.encoding = encoding;
+    this.plan = plan;
 
     const byDefault = operandPrefix === (width === 16) ? 4 : 2;
     this.addressSize = long ? (addressPrefix ? 4 : 8) : addressPrefix === (width === 16) ? 4 : 2;
-    this.size = this.#operandSize(encoding, long, w, operandPrefix, byDefault);
+    this.size = operandSize(plan, long, w, operandPrefix, byDefault);
 
     this.memory = false;
     this.reg = r;
@@ -226,36 +228,9 @@ export class Decoder {
       }
       this.rm = (modrm & 7) | b;
     }
-    this.#immediates(encoding);
+    this.immediateLow = this.immediateHigh = this.immediate2 = 0;
+    if (plan.hasImmediates) this.#immediates(plan);
     return !this.#truncated;
-  }
-
-  #operandSize(e: Encoding, long: boolean, w: boolean, prefix: boolean, byDefault: number): number {
-    let sized = e.defaultSize !== '';
-    let y = false;
-    for (const { size } of e.operands) {
-      if (size === 'v' || size === 'z') sized = true;
-      if (size === 'y') y = true;
-    }
-    if (sized) {
-      if (!long) return byDefault;
-      if (e.defaultSize === 'f64') return 8;
-      if (e.defaultSize === 'd64') return prefix ? 2 : 8;
-      return w ? 8 : byDefault;
-    }
-    if (y) return long && w ? 8 : 4;
-    switch (e.operands[0]?.size) {
-      case 'w':
-        return 2;
-      case 'd':
-        return 4;
-      case 'q':
-        return 8;
-      case 'x':
-        return 16;
-      default:
-        return 1;
-    }
   }
 
   /** SDM vol. 2A table 2-1. */
@@ -293,32 +268,28 @@ export class Decoder {
     else if (mod === 2) this.displacement = this.#s32();
   }
 
-  #immediates(encoding: Encoding): void {
-    this.immediateLow = this.immediateHigh = this.immediate2 = 0;
+  #immediates({ letters, immediateSizes }: Plan): void {
     let first = true;
-    for (const { letter, size } of encoding.operands) {
-      if (letter === 'O') {
+    for (let i = 0; i < letters.length; i++) {
+      const letter = letters[i];
+      if (letter === LETTER.O) {
         this.memory = true;
         this.#wide(this.addressSize);
-        continue;
-      }
-      if (letter === 'F') {
+      } else if (letter === LETTER.F) {
         this.#wide(Math.min(this.size, 4));
         this.immediate2 = this.#s16() & 0xffff;
-        continue;
+      } else if (letter === LETTER.I || letter === LETTER.J) {
+        const size = immediateSizes[i];
+        const bytes =
+          size === IMMEDIATE_SIZE.operand
+            ? this.size
+            : size === IMMEDIATE_SIZE.upTo4
+              ? Math.min(this.size, 4)
+              : size;
+        if (first) this.#wide(bytes);
+        else this.immediate2 = bytes === 1 ? this.#u8() : this.#s16() & 0xffff;
+        first = false;
       }
-      if (letter !== 'I' && letter !== 'J') continue;
-      const bytes =
-        size === 'b' || size === 's'
-          ? 1
-          : size === 'w'
-            ? 2
-            : size === 'v'
-              ? this.size
-              : Math.min(this.size, 4);
-      if (first) this.#wide(bytes);
-      else this.immediate2 = bytes === 1 ? this.#u8() : this.#s16() & 0xffff;
-      first = false;
     }
   }
 
@@ -344,4 +315,14 @@ export class Decoder {
   #s32(): number {
     return this.#u8() | (this.#u8() << 8) | (this.#u8() << 16) | (this.#u8() << 24);
   }
+}
+
+function operandSize(plan: Plan, long: boolean, w: boolean, prefix: boolean, byDefault: number): number {
+  const from = plan.sizeFrom;
+  if (from === SIZE_FROM.operand) return plan.fixedSize;
+  if (from === SIZE_FROM.rexW) return long && w ? 8 : 4;
+  if (!long) return byDefault;
+  if (from === SIZE_FROM.force64) return 8;
+  if (from === SIZE_FROM.default64) return prefix ? 2 : 8;
+  return w ? 8 : byDefault;
 }

@@ -3,16 +3,25 @@ import type { CpuState } from '../cpu-state.ts';
 import type { DecodeTable } from '../interp/decode-table.ts';
 import { fusedKey, SPECIAL } from '../interp/ids.ts';
 import { ADDRESS_16, ADDRESS_32, ADDRESS_ABSOLUTE, ADDRESS_LEGACY, R, RECORD, S } from '../layout.ts';
-import { type Encoding, handlerSlot } from '../table/instruction.ts';
+import { type Encoding, handlerSlot, SIZES } from '../table/instruction.ts';
 import { refusal } from './availability.ts';
 import { type CodeWidth, DECODE, type Decoder } from './decoder.ts';
+import { LETTER, Plan } from './plan.ts';
 
-const SIZE_INDEX: Readonly<Record<number, number>> = { 1: 0, 2: 1, 4: 2, 8: 3, 16: 4 };
+/** By operand size. */
+const SIZE_INDEX = Int32Array.from({ length: 17 }, (_, size) => SIZES.indexOf(size as 1));
 const XMM_BYTES = 16;
-const ADDRESS_MASK_LOW: Readonly<Record<number, number>> = { 2: 0xffff, 4: -1, 8: -1 };
-
-/** Instructions whose memory operand no ModRM tells of, but whose segment can be overridden. */
-const FIXED_ADDRESS = new Set(['xlat', 'maskmovdqu', 'maskmovq']);
+/** Words of a record. */
+const WORD = {
+  A: R.A >> 2,
+  B: R.B >> 2,
+  OFFSET: R.OFFSET >> 2,
+  IMMEDIATE: R.IMMEDIATE >> 2,
+  DISPLACEMENT: R.DISPLACEMENT >> 2,
+  REGISTERS: R.BASE >> 2,
+} as const;
+/** WORD.REGISTERS of an instruction without a memory operand. */
+const NO_REGISTERS = S.ZERO | (S.ZERO << 8) | (S.ZERO << 16);
 
 /** Writes records into the arena. */
 export class RecordWriter {
@@ -21,7 +30,9 @@ export class RecordWriter {
   readonly #words: Int32Array;
   readonly #fused: ReadonlyMap<number, number>;
   readonly #undefined: Encoding;
-  readonly #nop: Encoding;
+  readonly #nop: Plan;
+  /** By handler id, whether it is the first of a pair. */
+  readonly #isFirst = new Uint8Array(65536);
 
   constructor(state: CpuState, table: DecodeTable) {
     this.#state = state;
@@ -30,7 +41,8 @@ export class RecordWriter {
     this.#fused = table.fused;
     const named = (name: string) => table.instructions.find((i) => i.name === name)!.encodings[0];
     this.#undefined = named('undefined');
-    this.#nop = named('sfence');
+    this.#nop = new Plan(named('sfence'));
+    for (const key of table.fused.keys()) this.#isFirst[Math.floor(key / 65536)] = 1;
   }
 
   /** Leads a record of a dropped block back to a lookup. */
@@ -51,6 +63,7 @@ export class RecordWriter {
     for (let i = count - 2; i >= 0; i--) {
       const record = first + i * RECORD;
       const id = this.#view.getUint16(record, true);
+      if (this.#isFirst[id] === 0) continue;
       const both = this.#fused.get(fusedKey(id, this.#view.getUint16(record + RECORD, true)));
       if (both === undefined) continue;
       this.#view.setUint16(record, both, true);
@@ -78,9 +91,7 @@ export class RecordWriter {
 
   #clear(record: number): void {
     this.#words.fill(0, record >> 2, (record + RECORD) >> 2);
-    this.#view.setUint8(record + R.BASE, S.ZERO);
-    this.#view.setUint8(record + R.INDEX_REGISTER, S.ZERO);
-    this.#view.setUint8(record + R.SEGMENT, S.ZERO);
+    this.#words[(record >> 2) + WORD.REGISTERS] = NO_REGISTERS;
   }
 
   #head(record: number, handler: number, length: number, index: number, offset: number): void {
@@ -104,181 +115,160 @@ export class RecordWriter {
     width: CodeWidth,
     host: number,
   ): boolean {
-    let { encoding } = d;
-    const { name } = encoding.instruction;
+    let { plan } = d;
     // 90 without REX.B exchanges nothing, not even the upper half; F3 90 is PAUSE.
-    if (name === 'xchg' && d.opcode === 0x90 && d.rm === 0 && !encoding.modrm) encoding = this.#nop;
-    const locked = d.lock || (name === 'xchg' && d.memory);
-    const kind = this.#addressKind(d, width);
-    const handler =
-      encoding.handlers[
-        handlerSlot(SIZE_INDEX[encoding === this.#nop ? 1 : d.size], d.memory ? 1 : 0, kind, locked ? 1 : 0)
-      ];
-    if (handler < 0 || (d.lock && !(encoding.instruction.lock && d.memory))) {
+    const isNop = plan.isExchange && d.opcode === 0x90 && d.rm === 0 && !plan.hasModrm;
+    if (isNop) plan = this.#nop;
+    const locked = d.lock || (plan.isExchange && d.memory);
+    const long = width === 64;
+    const kind = !long || d.addressSize !== 8 ? 2 : d.index < 0 && d.segment < 4 ? 0 : 1;
+    const sizeIndex = SIZE_INDEX[isNop ? 1 : d.size];
+    const handler = plan.handlers[handlerSlot(sizeIndex, d.memory ? 1 : 0, kind, locked ? 1 : 0)];
+    if (handler < 0 || (d.lock && !(plan.isLockable && d.memory))) {
       this.invalid(record, offset, index, DECODE.invalid);
       return true;
     }
-    const refused = refusal(encoding.units, this.#state);
+    const refused = plan.units === 0 ? 0 : refusal(plan.units, this.#state);
     if (refused !== 0) {
       this.invalid(record, offset, index, refused);
       return true;
     }
-    this.#clear(record);
-    this.#head(record, handler, length, index, offset);
-    if (d.memory) this.#address(record, d, width, offset + length);
-    else if (width !== 64) this.#view.setUint8(record + R.ADDRESS, ADDRESS_LEGACY);
-    this.#operands(record, d, encoding, width, offset + length, host);
-    return encoding.instruction.ends === true;
-  }
-
-  #addressKind(d: Decoder, width: CodeWidth): number {
-    if (width !== 64 || d.addressSize !== 8) return 2;
-    return d.index < 0 && d.segment < 4 ? 0 : 1;
-  }
-
-  #address(record: number, d: Decoder, width: CodeWidth, next: number): void {
-    const view = this.#view;
-    let flags = d.addressSize === 2 ? ADDRESS_16 : d.addressSize === 4 ? ADDRESS_32 : 0;
-    if (width !== 64) flags |= ADDRESS_LEGACY;
-    if (d.encoding.operands.some(({ letter }) => letter === 'O')) flags |= ADDRESS_ABSOLUTE;
-    view.setUint8(record + R.ADDRESS, flags);
-    view.setUint8(record + R.SCALE, d.scale);
-    if (d.ripRelative) {
-      view.setUint8(record + R.BASE, S.BLOCK_RIP);
-      view.setInt32(record + R.DISPLACEMENT, (d.displacement + next) | 0, true);
-    } else {
-      if (d.base >= 0) view.setUint8(record + R.BASE, S.GPR + d.base * 8);
-      view.setInt32(record + R.DISPLACEMENT, d.displacement, true);
+    const words = this.#words;
+    const at = record >> 2;
+    words[at] = handler | (length << 16) | (index << 24);
+    words[at + WORD.A] = words[at + WORD.B] = words[at + WORD.IMMEDIATE] = words[at + WORD.IMMEDIATE + 1] = 0;
+    if (d.memory) this.#address(at, d, plan, long, offset);
+    else {
+      words[at + WORD.OFFSET] = offset | (long ? 0 : ADDRESS_LEGACY << 24);
+      words[at + WORD.DISPLACEMENT] = 0;
+      words[at + WORD.REGISTERS] = NO_REGISTERS;
     }
-    if (d.index >= 0) view.setUint8(record + R.INDEX_REGISTER, S.GPR + d.index * 8);
-    view.setUint8(record + R.EXTRA, d.segment);
-    if (width !== 64 || d.segment >= 4) view.setUint8(record + R.SEGMENT, S.SEGMENT_BASE + d.segment * 8);
+    if (d.memory && d.ripRelative) words[at + WORD.DISPLACEMENT] = (d.displacement + offset + length) | 0;
+    this.#operands(at, d, plan, long, offset + length, host);
+    return plan.ends;
   }
 
-  #operands(
-    record: number,
-    d: Decoder,
-    encoding: Encoding,
-    width: CodeWidth,
-    next: number,
-    host: number,
-  ): void {
-    const view = this.#view;
-    const fields = [R.A, R.B, R.IMMEDIATE] as const;
-    let immediate = false;
-    encoding.operands.forEach((code, position) => {
-      const field = record + (fields[position] ?? R.IMMEDIATE);
-      switch (code.letter) {
-        case 'E':
-        case 'R':
-          if (!d.memory) view.setInt32(field, this.#gpr(d.rm, this.#isByte(code.size), d), true);
+  #address(at: number, d: Decoder, plan: Plan, long: boolean, offset: number): void {
+    const words = this.#words;
+    const flags =
+      (d.addressSize === 2 ? ADDRESS_16 : d.addressSize === 4 ? ADDRESS_32 : 0) |
+      (long ? 0 : ADDRESS_LEGACY) |
+      (plan.isAbsolute ? ADDRESS_ABSOLUTE : 0);
+    words[at + WORD.OFFSET] = offset | (d.scale << 16) | (flags << 24);
+    words[at + WORD.DISPLACEMENT] = d.displacement;
+    const base = d.ripRelative ? S.BLOCK_RIP : d.base >= 0 ? S.GPR + d.base * 8 : S.ZERO;
+    const index = d.index >= 0 ? S.GPR + d.index * 8 : S.ZERO;
+    const segment = !long || d.segment >= 4 ? S.SEGMENT_BASE + d.segment * 8 : S.ZERO;
+    words[at + WORD.REGISTERS] = base | (index << 8) | (segment << 16) | (d.segment << 24);
+  }
+
+  #operands(at: number, d: Decoder, plan: Plan, long: boolean, next: number, host: number): void {
+    const words = this.#words;
+    const { letters } = plan;
+    const { base } = this.#state;
+    let hasImmediate = false;
+    for (let i = 0; i < letters.length; i++) {
+      const field = at + (i === 0 ? WORD.A : i === 1 ? WORD.B : WORD.IMMEDIATE);
+      switch (letters[i]) {
+        case LETTER.E:
+        case LETTER.R:
+          if (!d.memory) words[field] = this.#gpr(d.rm, plan.isByte[i], d);
           break;
-        case 'G':
-          view.setInt32(field, this.#gpr(d.reg, this.#isByte(code.size), d), true);
+        case LETTER.G:
+          words[field] = this.#gpr(d.reg, plan.isByte[i], d);
           break;
-        case 'Z':
-          view.setInt32(
-            field,
-            this.#gpr((d.opcode & 7) | (d.rex & 1 ? 8 : 0), this.#isByte(code.size), d),
-            true,
-          );
+        case LETTER.Z:
+          words[field] = this.#gpr((d.opcode & 7) | (d.rex & 1 ? 8 : 0), plan.isByte[i], d);
           break;
-        case 'A':
-          view.setInt32(field, this.#state.base + S.GPR, true);
+        case LETTER.A:
+          words[field] = base + S.GPR;
           break;
-        case 'B':
-          view.setInt32(field, this.#state.base + S.GPR + d.vvvv * 8, true);
+        case LETTER.B:
+          words[field] = base + S.GPR + d.vvvv * 8;
           break;
-        case 'W':
-        case 'U':
-          if (!d.memory) view.setInt32(field, this.#state.base + S.XMM + d.rm * XMM_BYTES, true);
+        case LETTER.W:
+        case LETTER.U:
+          if (!d.memory) words[field] = base + S.XMM + d.rm * XMM_BYTES;
           break;
-        case 'V':
-          view.setInt32(field, this.#state.base + S.XMM + d.reg * XMM_BYTES, true);
+        case LETTER.V:
+          words[field] = base + S.XMM + d.reg * XMM_BYTES;
           break;
-        case 'Q':
-        case 'N':
-          if (!d.memory) view.setInt32(field, this.#state.base + S.FPR + (d.rm & 7) * XMM_BYTES, true);
+        case LETTER.Q:
+        case LETTER.N:
+          if (!d.memory) words[field] = base + S.FPR + (d.rm & 7) * XMM_BYTES;
           break;
-        case 'P':
-          view.setInt32(field, this.#state.base + S.FPR + (d.reg & 7) * XMM_BYTES, true);
+        case LETTER.P:
+          words[field] = base + S.FPR + (d.reg & 7) * XMM_BYTES;
           break;
-        case 'S':
-          view.setInt32(field, d.reg & 7, true);
+        case LETTER.S:
+          words[field] = d.reg & 7;
           break;
-        case 'T':
-          view.setInt32(field, d.modrm, true);
+        case LETTER.T:
+          words[field] = d.modrm;
           break;
-        case 'K':
-          view.setInt32(field, d.reg, true);
+        case LETTER.K:
+          words[field] = d.reg;
           break;
-        case 'I':
-          if (position === 1) view.setInt32(record + R.B, record + R.IMMEDIATE, true);
-          immediate = true;
+        case LETTER.I:
+          if (i === 1) words[field] = (at + WORD.IMMEDIATE) * 4;
+          hasImmediate = true;
           break;
-        case '1':
-          if (position === 1) view.setInt32(record + R.B, record + R.IMMEDIATE, true);
-          view.setInt32(record + R.IMMEDIATE, 1, true);
+        case LETTER['1']:
+          if (i === 1) words[field] = (at + WORD.IMMEDIATE) * 4;
+          words[at + WORD.IMMEDIATE] = 1;
           break;
-        case 'O':
-          immediate = true;
+        case LETTER.O:
+          hasImmediate = true;
           break;
-        case 'F':
-          immediate = true;
-          view.setInt32(record + R.DISPLACEMENT, d.immediate2, true);
+        case LETTER.F:
+          hasImmediate = true;
+          words[at + WORD.DISPLACEMENT] = d.immediate2;
           break;
-        case 'X':
-          this.#string(record, d, width);
+        case LETTER.X:
+          this.#string(at, d, long);
           break;
-        case 'J':
-          this.#branch(record, d, next, host);
+        case LETTER.J:
+          this.#branch(at, d, next, host);
           break;
       }
-    });
-    if (immediate) {
-      view.setInt32(record + R.IMMEDIATE, d.immediateLow, true);
-      view.setInt32(record + R.IMMEDIATE + 4, d.immediateHigh, true);
-      // ENTER's nesting level.
-      if (encoding.operands.length === 2 && encoding.operands[0].letter === 'I') {
-        view.setUint16(record + R.IMMEDIATE, d.immediateLow & 0xffff, true);
-        view.setUint16(record + R.IMMEDIATE + 2, d.immediate2, true);
-      }
     }
-    if (FIXED_ADDRESS.has(encoding.instruction.name)) this.#string(record, d, width);
+    if (hasImmediate) {
+      // ENTER has its nesting level in the upper half.
+      words[at + WORD.IMMEDIATE] = plan.isEnter
+        ? (d.immediateLow & 0xffff) | (d.immediate2 << 16)
+        : d.immediateLow;
+      words[at + WORD.IMMEDIATE + 1] = d.immediateHigh;
+    }
+    if (plan.isFixedAddress) this.#string(at, d, long);
   }
 
-  #isByte(size: string): boolean {
-    return size === 'b';
-  }
-
-  #gpr(number: number, byte: boolean, d: Decoder): number {
+  #gpr(number: number, isByte: boolean, d: Decoder): number {
     const base = this.#state.base + S.GPR;
     // Without REX, 4 to 7 are AH, CH, DH, BH.
-    if (byte && d.rex === 0 && number >= 4 && number < 8 && !d.encoding.vex)
+    if (isByte && d.rex === 0 && number >= 4 && number < 8 && !d.plan.isVex)
       return base + (number - 4) * 8 + 1;
     return base + number * 8;
   }
 
-  #string(record: number, d: Decoder, width: CodeWidth): void {
-    const view = this.#view;
-    view.setInt32(record + R.IMMEDIATE, ADDRESS_MASK_LOW[d.addressSize], true);
-    view.setInt32(record + R.IMMEDIATE + 4, d.addressSize === 8 ? -1 : 0, true);
-    view.setInt32(record + R.DISPLACEMENT, d.repeat, true);
-    view.setUint8(record + R.EXTRA, d.segment);
-    view.setUint8(record + R.ADDRESS, width === 64 ? 0 : ADDRESS_LEGACY);
+  #string(at: number, d: Decoder, long: boolean): void {
+    const words = this.#words;
+    words[at + WORD.IMMEDIATE] = d.addressSize === 2 ? 0xffff : -1;
+    words[at + WORD.IMMEDIATE + 1] = d.addressSize === 8 ? -1 : 0;
+    words[at + WORD.DISPLACEMENT] = d.repeat;
+    words[at + WORD.OFFSET] = (words[at + WORD.OFFSET] & 0xff_ffff) | (long ? 0 : ADDRESS_LEGACY << 24);
+    words[at + WORD.REGISTERS] = (words[at + WORD.REGISTERS] & 0xff_ffff) | (d.segment << 24);
   }
 
-  #branch(record: number, d: Decoder, next: number, host: number): void {
-    const view = this.#view;
+  #branch(at: number, d: Decoder, next: number, host: number): void {
+    const words = this.#words;
     const target = next + d.immediateLow;
-    view.setInt32(record + R.IMMEDIATE, target, true);
-    view.setInt32(record + R.IMMEDIATE + 4, target >> 31, true);
-    const same = (distance: number) => (host >= 0 && (host + distance) >>> 12 === host >>> 12 ? 1 : 0);
-    view.setInt32(record + R.A, same(target), true);
-    view.setInt32(record + R.B, same(next), true);
+    words[at + WORD.IMMEDIATE] = target;
+    words[at + WORD.IMMEDIATE + 1] = target >> 31;
+    const page = host >>> 12;
+    words[at + WORD.A] = host >= 0 && (host + target) >>> 12 === page ? 1 : 0;
+    words[at + WORD.B] = host >= 0 && (host + next) >>> 12 === page ? 1 : 0;
     // LOOP and JCXZ: the address size as a mask, 0 for 64 bits.
-    if (d.opcode >= 0xe0 && d.opcode <= 0xe3) {
-      view.setInt32(record + R.DISPLACEMENT, d.addressSize === 8 ? 0 : ADDRESS_MASK_LOW[d.addressSize], true);
-    }
+    if (d.opcode >= 0xe0 && d.opcode <= 0xe3)
+      words[at + WORD.DISPLACEMENT] = d.addressSize === 8 ? 0 : d.addressSize === 2 ? 0xffff : -1;
   }
 }
