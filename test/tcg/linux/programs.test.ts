@@ -1,0 +1,55 @@
+import { expect, it } from 'vitest';
+import { LIMIT, runGuest, SECTIONS, sections } from './guest.ts';
+import { Programs } from './programs.ts';
+
+/** Names of what runs in one boot, with the arguments; the order is that of the sections. */
+const RUNS: readonly (readonly [name: string, ...args: string[]])[] = [
+  ['float'],
+  ['float387'],
+  ['signals'],
+  ['jit'],
+  ['processes', '500'],
+  ['threads', '4', '2000'],
+];
+
+it.each([1, 2])(
+  'runs programs like the host: floating point, faults, code that changes, processes, threads (%i vCPUs)',
+  async (cpus) => {
+    using programs = new Programs()
+      .compile('float')
+      .compile('float', { name: 'float387', flags: ['-mfpmath=387'] })
+      .compile('signals')
+      .compile('jit')
+      .compile('processes')
+      .compile('threads')
+      .compile('simd')
+      .compile('clock');
+    const expected = Object.fromEntries(
+      RUNS.map(([name, ...args]) => [name, `${programs.onHost(name, ...args)}status 0`]),
+    );
+
+    const { exit, console } = await runGuest({
+      cpus,
+      script: [
+        SECTIONS,
+        ...RUNS.map((words) => `section ${words[0]}; /bin/${words.join(' ')}; end`),
+        'section simd; simd; end',
+        `section clock; clock ${cpus} 1000; end`,
+      ].join('\n'),
+      initramfs: { files: programs.files },
+    });
+
+    const found = sections(console);
+    for (const [name, text] of Object.entries(expected))
+      expect({ [name]: found[name] }).toEqual({ [name]: text });
+    // The guest's processor may have less than the host's, but not less than x86-64-v2 wants.
+    const vector = found.simd.split('\n').slice(0, -1);
+    expect(programs.onHost('simd').split('\n')).toEqual(expect.arrayContaining(vector));
+    expect(vector.map((line) => line.split(' ')[0])).toEqual(
+      expect.arrayContaining(['sse2', 'flush-to-zero', 'sse4.1', 'sse4.2']),
+    );
+    expect(found.clock).toBe('monotonic 0\nraw 0\nrealtime 0\ntsc 0\nread often\nstatus 0');
+    expect(exit.reason).toBe('poweroff');
+  },
+  LIMIT + 60_000,
+);
