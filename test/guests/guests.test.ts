@@ -5,6 +5,7 @@ import { ENGINES } from '../support/engines.ts';
 import { APIC } from './cases/apic.ts';
 import { DEBUGGING } from './cases/debugging.ts';
 import { PAGING } from './cases/paging.ts';
+import { PAGING32 } from './cases/paging32.ts';
 import { PRIVILEGE } from './cases/privilege.ts';
 import { PROTECTED } from './cases/protected.ts';
 import { TRANSFERS } from './cases/transfers.ts';
@@ -12,6 +13,7 @@ import { runGuest } from './run.ts';
 
 const TOPICS = {
   paging: PAGING,
+  paging32: PAGING32,
   transfers: TRANSFERS,
   privilege: PRIVILEGE,
   debugging: DEBUGGING,

@@ -49,6 +49,15 @@ function farPointer(o: Operation): { selector: number; offset: bigint } {
   return { selector: Number(o.system.linear.get(at + BigInt(o.size), 2)), offset };
 }
 
+/** CS of SYSENTER and SYSEXIT, which AMD has outside of long mode only. @throws GuestFault */
+function fastCallSelector(o: Operation): number {
+  const { state } = o.cpu;
+  if (o.system.segments.isLongMode && o.system.registers.isAmd) throw new GuestFault(VECTOR.UD);
+  const selector = Number(state.u64(S.SYSENTER_CS) & 0xfffcn);
+  if ((state.cr0 & 1) === 0 || selector === 0) throw new GuestFault(VECTOR.GP);
+  return selector;
+}
+
 /** CLI and STI need I/O privilege, in virtual-8086 mode too (SDM vol. 2). */
 function mayMask(o: Operation): void {
   if (o.cpu.state.cr0 & 1 && o.cpu.state.cpl > iopl(o)) throw new GuestFault(VECTOR.GP);
@@ -89,6 +98,8 @@ export const FLOW_OPERATIONS: Operations = {
     const { segments } = o.system;
     if ((state.u64(S.EFER) & EFER_SCE) === 0n || !segments.isLongMode) throw new GuestFault(VECTOR.UD);
     const from64 = segments.is64;
+    // In compatibility mode it is AMD's alone.
+    if (!from64 && !o.system.registers.isAmd) throw new GuestFault(VECTOR.UD);
     state.setGpr(RCX, o.system.nextRip(o.pc));
     state.setGpr(R11, o.cpu.rflags & ~BigInt(FLAG.RF));
     const flags = o.cpu.rflags & ~state.u64(S.FMASK) & ~BigInt(FLAG.RF);
@@ -119,9 +130,8 @@ export const FLOW_OPERATIONS: Operations = {
   },
   SYSENTER(o) {
     const { state } = o.cpu;
-    const cs = Number(state.u64(S.SYSENTER_CS) & 0xfffcn);
-    if (o.system.segments.isReal || cs === 0) throw new GuestFault(VECTOR.GP);
     const long = o.system.segments.isLongMode;
+    const cs = fastCallSelector(o);
     state.eflags &= ~(FLAG.IF | FLAG.VM | FLAG.RF);
     flat(o, cs, cs + 8, 0, long);
     const mask = long ? (1n << 64n) - 1n : 0xffff_ffffn;
@@ -131,8 +141,7 @@ export const FLOW_OPERATIONS: Operations = {
   },
   SYSEXIT(o) {
     const { state } = o.cpu;
-    const cs = Number(state.u64(S.SYSENTER_CS) & 0xfffcn);
-    if (o.system.segments.isReal || cs === 0) throw new GuestFault(VECTOR.GP);
+    const cs = fastCallSelector(o);
     privileged(o);
     const long = o.size === 8;
     const selector = cs + (long ? 32 : 16);

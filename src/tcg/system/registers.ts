@@ -268,8 +268,7 @@ export class SystemRegisters {
 
   #constant(index: number): bigint | undefined {
     if (index === MSR.IA32_BIOS_SIGN_ID) {
-      const isAmd = this.#cpuidEntry(0, 0)?.ebx === VENDOR_AMD;
-      return isAmd ? MICROCODE.amd : MICROCODE.intel;
+      return this.isAmd ? MICROCODE.amd : MICROCODE.intel;
     }
     const isThere = index !== MSR.IA32_ARCH_CAPABILITIES || this.#cpu.hasFeature('arch_capabilities');
     if (!isThere) return undefined;
@@ -355,6 +354,11 @@ export class SystemRegisters {
     if ((old ^ value) & EFER.LME && state.u64(S.CR0) & CR0.PG) throw new GuestFault(VECTOR.GP);
     state.setU64(S.EFER, (value & EFER_WRITABLE) | (old & EFER.LMA));
     if ((old ^ value) & EFER.NXE) mmu.flush();
+  }
+
+  /** Whether CPUID says that this is AMD's: the vendors differ in where SYSCALL and SYSENTER are. */
+  get isAmd(): boolean {
+    return this.#cpuidEntry(0, 0)?.ebx === VENDOR_AMD;
   }
 
   /** Executes CPUID into EAX, EBX, ECX, EDX. */
