@@ -1,8 +1,6 @@
 /** Typed access to a vCPU's state in the shared memory, for what is written in TypeScript. */
 import { S } from './layout.ts';
 
-const MASK64 = (1n << 64n) - 1n;
-
 /** A vCPU's area. 64-bit values are unsigned bigints; the hot paths use halves as 32-bit numbers. */
 export class CpuState {
   readonly base: number;
@@ -29,7 +27,8 @@ export class CpuState {
     return this.view.getBigUint64(this.base + field, true);
   }
   setU64(field: number, value: bigint): void {
-    this.view.setBigUint64(this.base + field, value & MASK64, true);
+    // Only the low 64 bits are stored, of any value.
+    this.view.setBigUint64(this.base + field, value, true);
   }
 
   gpr(number: number): bigint {

@@ -33,8 +33,11 @@ const INVPCID = { address: 0n, context: 1n, all: 3n } as const;
 
 /** Writes EDX:EAX. */
 function setEdxEax({ cpu }: Operation, value: bigint): void {
-  cpu.state.setGpr32(RAX, Number(value & 0xffff_ffffn));
-  cpu.state.setGpr32(RDX, Number((value >> 32n) & 0xffff_ffffn));
+  const { state } = cpu;
+  // In halves without further bigints: RDTSC is frequent.
+  state.setU64(S.TEMP, value);
+  state.setGpr32(RAX, state.i32(S.TEMP));
+  state.setGpr32(RDX, state.i32(S.TEMP + 4));
 }
 
 function edxEax({ cpu }: Operation): bigint {

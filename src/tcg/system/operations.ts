@@ -69,6 +69,7 @@ export class SystemOperations {
   /** Low half of that instruction's RIP. */
   #shadowAt = 0;
   readonly #cpu: Cpu;
+  readonly #byNumber = SYSTEM_NAMES.map((name) => OPERATIONS[name]);
 
   constructor(cpu: Cpu) {
     this.#cpu = cpu;
@@ -187,7 +188,7 @@ export class SystemOperations {
       detail: code >>> 16,
     };
     try {
-      const handler = OPERATIONS[SYSTEM_NAMES[code & 0xff]];
+      const handler = this.#byNumber[code & 0xff];
       if (handler === undefined) throw new GuestFault(VECTOR.UD);
       if (handler(operation) === true) return STATUS.JUMP;
       return STATUS.NEXT;
