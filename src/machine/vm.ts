@@ -9,7 +9,7 @@
  */
 import { channel } from 'node:diagnostics_channel';
 import type { Logger } from 'pino';
-import { Bus, type Mount } from '../devices/bus.ts';
+import { Bus } from '../devices/bus.ts';
 import type { Device, StopReason } from '../devices/device.ts';
 import { GuestClock } from '../devices/guest-clock.ts';
 import { type InterruptRouter, TICK_CYCLE } from '../devices/irqchip/interrupt-router.ts';
@@ -29,7 +29,7 @@ import { cpuSetup } from './cpu.ts';
 import { type DeviceOptions, DeviceSet } from './device-set.ts';
 import { chooseEngine, type EngineChoice } from './engine-choice.ts';
 import { type ExitReason, type RegisterDump, statusOf, type VmExit } from './exit.ts';
-import { splitControllers } from './irqchip.ts';
+import { addControllers, tickDevice } from './irqchip.ts';
 import { defaultLog } from './log.ts';
 import { registerDump, withSymbol } from './registers.ts';
 import { collectStats, type VmStats } from './stats.ts';
@@ -120,20 +120,8 @@ export class Vm implements AsyncDisposable {
       },
       onStop: (reason) => this.#onStop(reason),
     });
-    if (virtual) this.#bus.mount(tickDevice(clock), { space: 'mmio', base: TICK_CYCLE, size: 4 });
-    if (config.board === 'pc' && config.irqchip === 'split') {
-      this.#router = splitControllers(engine, () =>
-        this.log.warn(
-          'the guest waits for interrupts of the 8259, which do not reach it under kvm with a split irqchip',
-        ),
-      );
-    }
-    const controllers = this.#router?.mounts ?? engine.busDevices();
-    for (const device of new Set(controllers.map((part) => part.device))) {
-      const mounts = controllers.flatMap((part) => (part.device === device ? [part.mount] : []));
-      const within = (space: Mount['space']) => mounts.filter((mount) => mount.space === space);
-      this.#devices.add(device, { pio: within('pio'), mmio: within('mmio') });
-    }
+    if (virtual) this.#devices.add(tickDevice(clock), { mmio: [{ base: TICK_CYCLE, size: 4 }] });
+    this.#router = addControllers(config, engine, this.#devices, this.log);
     this.console = new VmConsole((bytes) => this.#board?.type(bytes));
     this.exited = new Promise((resolve) => {
       this.#exitDone = resolve;
@@ -499,9 +487,4 @@ export class Vm implements AsyncDisposable {
     this.#state = state;
     stateChannel.publish({ vm: this, state });
   }
-}
-
-/** Where the vCPU of a machine with a virtual clock says that a device's timer is due. */
-function tickDevice(clock: GuestClock): Device {
-  return { name: 'virtual clock', write: () => clock.tick(), save: () => ({}), restore: () => {} };
 }
