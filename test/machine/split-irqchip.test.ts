@@ -69,6 +69,7 @@ describe.each(ENGINES)('on %s', (accel) => {
     vm.start();
 
     expect(await vm.exited).toMatchObject({ reason: 'poweroff' });
-    expect(vm.memory.readU32(0x4000)).toBe(3);
+    // They go on until the machine has stopped.
+    expect(vm.memory.readU32(0x4000)).toBeGreaterThanOrEqual(3);
   });
 });
