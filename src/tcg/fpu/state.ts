@@ -36,6 +36,14 @@ export class AreaX87State implements X87State {
     this.xmm = new Int32Array(buffer, base + S.XMM, 64);
   }
 
+  /** Control, status and tag words and the pointers, to be put back by {@link setControl}. */
+  control(): Int32Array {
+    return this.#words.slice(S.FCW / 4, S.FDP / 4 + 2);
+  }
+  setControl(words: Int32Array): void {
+    this.#words.set(words, S.FCW / 4);
+  }
+
   get fcw(): number {
     return this.#words[S.FCW / 4];
   }

@@ -7,6 +7,7 @@ import { AreaX87State } from '../fpu/state.ts';
 import { operandBytes, x87Encoding } from '../fpu/table.ts';
 import { X87, X87_RESULT } from '../fpu/x87.ts';
 import { R, S, SEG } from '../layout.ts';
+import { directHost } from './direct-memory.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import { address, type Operations, registerNumber } from './operands.ts';
 import type { Operation } from './operations.ts';
@@ -23,13 +24,20 @@ const FXSAVE_WRITTEN = 416;
 const WIDE = 1;
 
 /** The unit of each vCPU. */
-const units = new WeakMap<Cpu, { unit: X87; state: AreaX87State }>();
+interface UnitOfCpu {
+  readonly unit: X87;
+  readonly state: AreaX87State;
+  /** The unit's memory operand. */
+  readonly operand: Uint8Array;
+}
+const units = new WeakMap<Cpu, UnitOfCpu>();
 
-function unitOf(cpu: Cpu): { unit: X87; state: AreaX87State } {
+function unitOf(cpu: Cpu): UnitOfCpu {
   let known = units.get(cpu);
   if (known === undefined) {
     const state = new AreaX87State(cpu.state.view.buffer, cpu.state.base);
-    known = { unit: new X87(state), state };
+    const unit = new X87(state);
+    known = { unit, state, operand: new Uint8Array(unit.operand.buffer, unit.operandOffset) };
     units.set(cpu, known);
   }
   return known;
@@ -49,7 +57,7 @@ function x87(o: Operation): void {
   const { cpu, system } = o;
   const { cr0 } = cpu.state;
   if (cr0 & (CR0_EM | CR0_TS)) throw new GuestFault(VECTOR.NM);
-  const { unit, state } = unitOf(cpu);
+  const { unit, state, operand } = unitOf(cpu);
   // The decoder puts ModRM into the operand after the memory operand, or into the first.
   const modrm = registerNumber(o, o.memory ? 1 : 0);
   const opcode = o.detail;
@@ -59,16 +67,22 @@ function x87(o: Operation): void {
   unit.size16 = encoding.image !== undefined && o.size === 2;
   unit.protectedMode = !system.segments.isReal;
   const bytes = operandBytes(encoding, unit.size16);
-  const memory = new Uint8Array(unit.operand.buffer, unit.operandOffset, bytes);
+  const reads = encoding.access === 'read';
   let at = 0n;
+  let host = -1;
   if (o.memory) {
-    at = address(o, bytes, encoding.access === 'write' ? ACCESS.write : ACCESS.read);
-    if (encoding.access === 'read') system.linear.read(at, memory);
+    const access = reads ? ACCESS.read : ACCESS.write;
+    at = address(o, bytes, access);
+    host = directHost(o, at, bytes, access);
+    if (host >= 0) {
+      if (reads) copy(cpu.state.bytes, host, operand, 0, bytes);
+    } else if (reads) system.linear.read(at, operand.subarray(0, bytes));
     else system.linear.probe(at, bytes, ACCESS.write);
   }
+  const before = host < 0 && o.memory ? state.control() : undefined;
   if (!encoding.control) {
     state.fop = ((opcode & 7) << 8) | modrm;
-    state.fip = system.rip(o.pc);
+    setInstructionPointer(o);
     if (o.memory) state.fdp = BigInt.asUintN(64, cpu.exports.offset(o.pc));
   }
   if (encoding.eflags !== 'none') unit.eflags = Number(cpu.exports.getFlags());
@@ -79,7 +93,31 @@ function x87(o: Operation): void {
   if (opcode === 0xdf && modrm === 0xe0) {
     cpu.state.setGpr(RAX, (cpu.state.gpr(RAX) & ~0xffffn) | BigInt(unit.ax & 0xffff));
   }
-  if (encoding.access === 'write' && result !== X87_RESULT.NO_STORE) system.linear.write(at, memory);
+  if (encoding.access !== 'write' || result === X87_RESULT.NO_STORE) return;
+  if (host >= 0) {
+    copy(operand, 0, cpu.state.bytes, host, bytes);
+    cpu.mmu.touched(host, bytes);
+    return;
+  }
+  try {
+    system.linear.write(at, operand.subarray(0, bytes));
+  } catch (left) {
+    // A store to a device is left and repeated: the stack must be as it was.
+    if (before !== undefined) state.setControl(before);
+    throw left;
+  }
+}
+
+/** Of few bytes: a loop costs less than views. */
+function copy(from: Uint8Array, start: number, to: Uint8Array, at: number, bytes: number): void {
+  for (let i = 0; i < bytes; i++) to[at + i] = from[start + i];
+}
+
+/** FIP: RIP of the instruction, without big integers. */
+function setInstructionPointer({ cpu: { state }, pc }: Operation): void {
+  const low = (state.i32(S.BLOCK_RIP) >>> 0) + state.view.getUint16(pc + R.OFFSET, true);
+  state.setI32(S.FIP, low | 0);
+  state.setI32(S.FIP + 4, state.i32(S.BLOCK_RIP + 4) + (low > 0xffff_ffff ? 1 : 0));
 }
 
 function formOf(o: Operation): FxForm {
@@ -101,26 +139,44 @@ function imageAddress(o: Operation, bytes: number, alignment: bigint, access: Ac
   return at;
 }
 
-function readImage(o: Operation, bytes: number, alignment: bigint): DataView {
+/** Has `use` read an image where it lies, or a copy. */
+function readImage(
+  o: Operation,
+  bytes: number,
+  alignment: bigint,
+  use: (view: DataView, offset: number) => boolean,
+): void {
   const at = imageAddress(o, bytes, alignment, ACCESS.read);
-  const image = new Uint8Array(bytes);
-  o.system.linear.read(at, image);
-  return new DataView(image.buffer);
+  const host = directHost(o, at, bytes, ACCESS.read);
+  let valid: boolean;
+  if (host >= 0) valid = use(o.cpu.state.view, host);
+  else {
+    const image = new Uint8Array(bytes);
+    o.system.linear.read(at, image);
+    valid = use(new DataView(image.buffer), 0);
+  }
+  if (!valid) throw new GuestFault(VECTOR.GP);
 }
 
-/** Lets `fill` change what is there; the bytes behind the first `written` stay as they are. */
+/** Lets `fill` change an image where it lies, or a copy of whose first `written` bytes are written back. */
 function writeImage(
   o: Operation,
   bytes: number,
   written: number,
   alignment: bigint,
-  fill: (view: DataView) => void,
+  fill: (view: DataView, offset: number) => void,
 ): void {
   const at = imageAddress(o, bytes, alignment, ACCESS.write);
+  const host = directHost(o, at, bytes, ACCESS.write);
+  if (host >= 0) {
+    fill(o.cpu.state.view, host);
+    o.cpu.mmu.touched(host, written);
+    return;
+  }
   o.system.linear.probe(at, bytes, ACCESS.write);
   const image = new Uint8Array(bytes);
   o.system.linear.read(at, image);
-  fill(new DataView(image.buffer));
+  fill(new DataView(image.buffer), 0);
   o.system.linear.write(at, image.subarray(0, written));
 }
 
@@ -139,7 +195,9 @@ function requested(o: Operation): number {
 
 function save(o: Operation): void {
   const wanted = requested(o);
-  writeImage(o, XSAVE_BYTES, XSAVE_BYTES, 64n, (view) => xsave(fxStateOf(o.cpu), view, 0, formOf(o), wanted));
+  writeImage(o, XSAVE_BYTES, XSAVE_BYTES, 64n, (view, offset) =>
+    xsave(fxStateOf(o.cpu), view, offset, formOf(o), wanted),
+  );
 }
 
 export const FPU_OPERATIONS: Operations = {
@@ -151,19 +209,21 @@ export const FPU_OPERATIONS: Operations = {
   },
   FXSAVE(o) {
     fxAvailable(o);
-    writeImage(o, FXSAVE_BYTES, FXSAVE_WRITTEN, 16n, (view) => fxsave(fxStateOf(o.cpu), view, 0, formOf(o)));
+    writeImage(o, FXSAVE_BYTES, FXSAVE_WRITTEN, 16n, (view, offset) =>
+      fxsave(fxStateOf(o.cpu), view, offset, formOf(o)),
+    );
   },
   FXRSTOR(o) {
     fxAvailable(o);
-    const view = readImage(o, FXSAVE_BYTES, 16n);
-    if (!fxrstor(fxStateOf(o.cpu), view, 0, formOf(o))) throw new GuestFault(VECTOR.GP);
+    readImage(o, FXSAVE_BYTES, 16n, (view, offset) => fxrstor(fxStateOf(o.cpu), view, offset, formOf(o)));
   },
   XSAVE: save,
   XSAVEOPT: save,
   XRSTOR(o) {
     const wanted = requested(o);
-    const view = readImage(o, XSAVE_BYTES, 64n);
-    if (!xrstor(fxStateOf(o.cpu), view, 0, formOf(o), wanted, o.cpu.state.i32(S.XCR0)))
-      throw new GuestFault(VECTOR.GP);
+    const xcr0 = o.cpu.state.i32(S.XCR0);
+    readImage(o, XSAVE_BYTES, 64n, (view, offset) =>
+      xrstor(fxStateOf(o.cpu), view, offset, formOf(o), wanted, xcr0),
+    );
   },
 };

@@ -100,6 +100,16 @@ test('MMX instructions see the significands of the x87 registers by physical num
   expect(guest.memory.readU16(DATA + 0x18) >> 14).toBe(2);
 });
 
+test('an x87 store to a device pops once', () => {
+  // Mapped, without RAM.
+  const guest = new BareGuest(
+    'fninit\nfld1\nfld1\nfstp dword ptr [0x500000]\nfistp word ptr [0x500004]\nhlt',
+  );
+  expect(guest.run()).toBe('halt');
+  const { state } = guest.cpu;
+  expect([state.i32(S.FSW), state.i32(S.FTW)]).toEqual([0, 0]);
+});
+
 describe('instructions that are not there', () => {
   test('are told of once for each opcode, UD2 never', () => {
     const guest = new BareGuest('.byte 0x0f, 0x04\nhlt');
