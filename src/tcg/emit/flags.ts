@@ -24,8 +24,13 @@ export interface FlagBits {
 export class Flags {
   readonly #f: FunctionBuilder;
   readonly #base: Expr;
+  /** Computes the condition of an even code from what set the flags last, where that is simpler than from the words. */
+  #direct: (pair: number) => Expr | undefined = () => undefined;
+  /** Nothing is stored: what follows replaces all flags before anything can see them. */
+  readonly #muted: boolean;
 
-  constructor(f: FunctionBuilder, base: Expr) {
+  constructor(f: FunctionBuilder, base: Expr, muted = false) {
+    this.#muted = muted;
     this.#f = f;
     this.#base = base;
   }
@@ -38,6 +43,7 @@ export class Flags {
   }
 
   #set(result: Expr, aux: Operand): void {
+    if (this.#muted) return;
     this.#f.store('i64.store', this.#base, result, S.FLAG_RESULT);
     this.#f.store('i64.store', this.#base, aux, S.FLAG_AUX);
   }
@@ -58,17 +64,21 @@ export class Flags {
 
   /** After r = a - b (- borrow). */
   sub(a: Expr, b: Expr, r: Expr, bytes: number): void {
+    this.#direct = (pair) => afterSub(pair, a, b, bytes);
+    if (this.#muted) return;
     const na = this.#f.let(a.not());
     this.#set(r.signed(bytes), this.#pack(na.and(b).or(na.or(b).and(r)), bytes));
   }
 
   /** CF = OF = 0, AF is cleared. */
   logic(r: Expr, bytes: number): void {
+    this.#direct = (pair) => afterLogic(pair, r, bytes);
     this.#set(r.signed(bytes), 0);
   }
 
   /** After r = a + 1 (delta 1) or a - 1 (delta -1): CF stays. */
   step(a: Expr, r: Expr, bytes: number, delta: 1 | -1): void {
+    this.#direct = (pair) => (pair === PAIR.zero ? r.low(bytes).eqz() : undefined);
     const f = this.#f;
     const overflow = delta === 1 ? a.not().and(r) : a.and(r.not());
     const half = a.xor(r).shr_u(1).and(8);
@@ -163,6 +173,15 @@ export class Flags {
     return code & 1 ? positive.eqz() : positive;
   }
 
+  /**
+   * A condition right behind a CMP, SUB, TEST or DEC: computed from its operands where that is possible. They must be locals
+   * that still have their values, and a subtraction must have been one without borrow.
+   */
+  conditionBehind(code: number): Expr {
+    const positive = this.#direct(code >> 1) ?? this.#positive(code >> 1);
+    return code & 1 ? positive.eqz() : positive;
+  }
+
   #positive(pair: number): Expr {
     const { aux, result } = this;
     switch (pair) {
@@ -188,5 +207,42 @@ export class Flags {
   #less(): Expr {
     const { aux } = this;
     return this.result.xor(aux.shl(63)).xor(aux).xor(aux.shl(1)).lt_s(0);
+  }
+}
+
+/** Condition codes without their lowest bit, which inverts them. */
+const PAIR = { below: 1, zero: 2, belowOrZero: 3, sign: 4, less: 6, lessOrZero: 7 } as const;
+
+/** A condition behind a - b, both zero-extended. */
+function afterSub(pair: number, a: Expr, b: Expr, bytes: number): Expr | undefined {
+  switch (pair) {
+    case PAIR.below:
+      return a.lt_u(b);
+    case PAIR.zero:
+      return a.eq(b);
+    case PAIR.belowOrZero:
+      return a.le_u(b);
+    case PAIR.less:
+      return a.signed(bytes).lt_s(b.signed(bytes));
+    case PAIR.lessOrZero:
+      return a.signed(bytes).le_s(b.signed(bytes));
+    default:
+      return undefined;
+  }
+}
+
+/** A condition where CF and OF are 0. */
+function afterLogic(pair: number, r: Expr, bytes: number): Expr | undefined {
+  switch (pair) {
+    case PAIR.zero:
+    case PAIR.belowOrZero:
+      return r.signed(bytes).eqz();
+    case PAIR.sign:
+    case PAIR.less:
+      return r.signed(bytes).lt_s(0);
+    case PAIR.lessOrZero:
+      return r.signed(bytes).le_s(0);
+    default:
+      return undefined;
   }
 }

@@ -64,12 +64,13 @@ export class Meaning {
   #host: Local | undefined;
   #retry: { label: Label; word: Local; shift: Local; isWhole: Local } | undefined;
 
-  constructor(site: Site, form: Form) {
+  /** @param muted whether the flags it sets are not stored, because the next instruction replaces them */
+  constructor(site: Site, form: Form, muted = false) {
     this.site = site;
     this.form = form;
     this.f = site.f;
     this.size = form.size;
-    this.flags = new Flags(site.f, site.base);
+    this.flags = new Flags(site.f, site.base, muted);
   }
 
   get bits(): number {

@@ -9,19 +9,28 @@ const ALU = new Set(['add', 'sub', 'and', 'or', 'xor', 'cmp', 'test', 'inc', 'de
 const STACK = new Set(['push', 'pop', 'call', 'ret', 'jmp', 'calli', 'jmpi']);
 const EXTEND = new Set(['movzx', 'movsx', 'movsxd', 'lea']);
 const SHIFT = new Set(['shl', 'shr', 'sar', 'rol', 'ror']);
-const ONE = new Set(['not', 'neg', 'bswap', 'imul2', 'cmove', 'cmovne', 'cmovb', 'cmovae']);
-const BRANCH = new Set(CONDITIONS.map((name) => `j${name}`));
+const ONE = new Set(['not', 'neg', 'bswap', 'imul2', 'cmove', 'cmovne', 'cmovb', 'cmovae', 'adc', 'sbb']);
+const RARE_CONDITIONS = new Set(['o', 'no', 'p', 'np']);
+const BRANCH = new Set(CONDITIONS.filter((name) => !RARE_CONDITIONS.has(name)).map((name) => `j${name}`));
+const SET = new Set(['sete', 'setne', 'setb', 'setae']);
+/** Inline with indexed addresses and segments too: what each CPU has its own of is behind GS. */
+const PER_CPU = new Set(['inc 4', 'dec 4', 'add 8', 'sub 8']);
+/** Forms that compilers hardly ever choose. */
+const RARE = new Set(['movzx 8', 'movsxd 4']);
 
 /** Whether a handler belongs into run(). */
 export function isInline({ instruction, form }: Handler): boolean {
   const { name } = instruction;
   const { size, slots, address, lock } = form;
   if (lock) return false;
-  if (name === 'nop') return true;
-  if (BRANCH.has(name)) return size === 8;
   const memory = slots.find(({ place }) => place === 'memory');
+  if (name === 'nop') return memory !== undefined;
+  if (BRANCH.has(name)) return size === 8;
+  if (RARE.has(`${name} ${size}`)) return false;
   if (memory !== undefined && address === 'any') return false;
-  if (STACK.has(name)) return size === 8;
+  if (STACK.has(name)) return size === 8 && (address !== 'flat' || name === 'jmpi');
+  if (SET.has(name)) return memory === undefined;
+  if (PER_CPU.has(`${name} ${size}`)) return true;
   if (size !== 4 && size !== 8) return size === 1 && ['mov', 'cmp', 'test'].includes(name);
   if (SHIFT.has(name)) return memory === undefined && slots[1].place === 'B';
   if (ONE.has(name)) return memory === undefined;
@@ -40,8 +49,10 @@ const ZERO = ['e', 'ne'];
 export function fusedConditions(handler: Handler): readonly string[] {
   if (!isInline(handler)) return [];
   const { name } = handler.instruction;
-  const { size, slots } = handler.form;
+  const { size, slots, address } = handler.form;
   const inMemory = slots.some(({ place }) => place === 'memory');
+  // Comparisons of strings are those with indexed addresses.
+  if (inMemory && address === 'flat' && (size !== 1 || slots[0].place === 'memory')) return [];
   if (name === 'cmp') return inMemory || size === 1 ? ZERO : AFTER_COMPARE;
   if (name === 'test') return inMemory ? ZERO : size === 1 ? ['e', 'ne', 's', 'ns'] : AFTER_TEST;
   if (name === 'dec' || (name === 'sub' && !inMemory)) return inMemory ? [] : ['ne'];

@@ -228,7 +228,8 @@ export class RunFunction {
       return;
     }
     const { first, second, secondId } = pair;
-    const c = this.#meaning(first, pc, rip, budget, toNext);
+    const isMuted = replacesFlags(second) && !usesMemory(first) && !usesMemory(second);
+    const c = this.#meaning(first, pc, rip, budget, toNext, isMuted);
     if (stores(first)) {
       // It may have written to the second, which must then be decoded again.
       f.set(id, load('i32.load16_u', pc, RECORD));
@@ -237,7 +238,7 @@ export class RunFunction {
     } else f.set(pc, pc.add(RECORD));
     const condition = CONDITIONS.findIndex((name) => second.instruction.name === `j${name}`);
     if (condition >= 0) {
-      f.brIf(this.#taken, c.flags.condition(condition));
+      f.brIf(this.#taken, c.flags.conditionBehind(condition));
       f.br(this.#notTaken);
       return;
     }
@@ -245,7 +246,14 @@ export class RunFunction {
     toNext();
   }
 
-  #meaning(handler: Handler, pc: Expr, rip: Local, budget: Local, toNext: () => void): Meaning {
+  #meaning(
+    handler: Handler,
+    pc: Expr,
+    rip: Local,
+    budget: Local,
+    toNext: () => void,
+    muted = false,
+  ): Meaning {
     const f = this.#f;
     const c: Meaning = new Meaning(
       {
@@ -266,10 +274,23 @@ export class RunFunction {
         branch: (taken) => f.br(taken ? this.#taken : this.#notTaken),
       },
       handler.form,
+      muted,
     );
     handler.instruction.meaning(c);
     return c;
   }
+}
+
+/** Instructions that set all six flags, whatever their operands. */
+const REPLACE_FLAGS = new Set(['add', 'sub', 'and', 'or', 'xor', 'cmp', 'test', 'neg']);
+
+function replacesFlags({ instruction }: Handler): boolean {
+  return REPLACE_FLAGS.has(instruction.name);
+}
+
+/** Whether a handler has to do with memory: a fault, or code that was overwritten, would show the flags before it. */
+function usesMemory({ form }: Handler): boolean {
+  return form.slots.some(({ place }) => place === 'memory');
 }
 
 /** Whether a handler may write to memory. */
