@@ -8,6 +8,7 @@ import type { DecodeTable } from '../interp/decode-table.ts';
 import {
   ARENA,
   ARENA_SIZE,
+  ATTENTION_ENGINE,
   codeBit,
   JUMP_CACHE,
   JUMP_ENTRIES,
@@ -37,6 +38,8 @@ const UNRESOLVED = 1;
 const NO_KEY = -1;
 /** Entries of the cache of code pages' translations; a power of two. */
 const CODE_TLB = 256;
+/** Linear pages that are remembered to have had code. */
+const MOST_TRANSLATED = 0x1_0000;
 const EFER_LMA = 1 << 10;
 const VECTOR_PF = 14;
 const VECTOR_GP = 13;
@@ -96,7 +99,9 @@ export class Blocks {
     this.#writer = new RecordWriter(state, table);
     this.#arena = state.base + ARENA;
     const { index, vcpus } = peers;
-    this.#pages = new CodePages(state.bytes, state.words, index, codeBit(index), vcpus > 1);
+    this.#pages = new CodePages(state.bytes, state.words, index, codeBit(index), vcpus > 1, () => {
+      Atomics.or(state.words, (state.base + S.ATTENTION) >> 2, ATTENTION_ENGINE);
+    });
     this.#queue = new InvalidationQueue(state.words, state.base);
     this.#crossing = new CrossingBlocks(state, decoder, this.#writer);
     this.#clearJumpCache();
@@ -256,6 +261,7 @@ export class Blocks {
       cache[entry + 1] = high;
       cache[entry + 2] = isGlobal ? global : local;
       cache[entry + 3] = host - (low & (PAGE - 1));
+      if (this.#translated.size >= MOST_TRANSLATED) this.#forgetTranslations(false);
       this.#translated.add(pageNumber(low, high));
       if (!isGlobal && isUser === 0) this.#hasLocalSupervisorCode = true;
     }

@@ -13,6 +13,8 @@ const CHUNK_SHIFT = 6;
 const SETTLING = 0.1;
 /** Copies of pages kept for the next page that settles. */
 const SPARE_COPIES = 16;
+/** So many pages may settle before the vCPU is to come out of run() and look at them. */
+const MOST_SETTLING = 256;
 
 /** A decoded block. */
 export interface Block {
@@ -42,9 +44,8 @@ export interface CodePage {
 const NONE: readonly Block[] = [];
 
 interface Settling {
-  readonly page: number;
   readonly copy: Int32Array;
-  readonly until: number;
+  until: number;
 }
 
 /** The pages one vCPU has decoded. */
@@ -54,20 +55,30 @@ export class CodePages {
   readonly #bit: number;
   readonly #isOwnBit: boolean;
   readonly #hasOthers: boolean;
+  readonly #onFull: () => void;
   readonly #pages = new Map<number, CodePage>();
-  #settling: Settling[] = [];
+  readonly #settling = new Map<number, Settling>();
   readonly #spare: Int32Array[] = [];
 
   /**
    * @param bit of this vCPU in the page map
    * @param hasOthers whether other vCPUs may store to the memory
+   * @param onFull called when {@link settle} should be, soon
    */
-  constructor(bytes: Uint8Array, words: Int32Array, index: number, bit: number, hasOthers: boolean) {
+  constructor(
+    bytes: Uint8Array,
+    words: Int32Array,
+    index: number,
+    bit: number,
+    hasOthers: boolean,
+    onFull: () => void,
+  ) {
     this.#bytes = bytes;
     this.#words = words;
     this.#bit = bit;
     this.#isOwnBit = index < OWN_CODE_BITS;
     this.#hasOthers = hasOthers;
+    this.#onFull = onFull;
   }
 
   /** The page's entry. From here on stores by others are told; its bytes must not be read before. */
@@ -77,12 +88,19 @@ export class CodePages {
     const page: CodePage = { number, count: 0, chunks: [] };
     this.#pages.set(number, page);
     Atomics.or(this.#bytes, number, this.#bit);
-    if (this.#hasOthers) {
-      const copy = this.#spare.pop() ?? new Int32Array(PAGE / 4);
-      copy.set(this.#page(number));
-      this.#settling.push({ page: number, copy, until: performance.now() + SETTLING });
-    }
+    if (this.#hasOthers) this.#beginSettling(number);
     return page;
+  }
+
+  #beginSettling(number: number): void {
+    let entry = this.#settling.get(number);
+    if (entry === undefined) {
+      entry = { copy: this.#spare.pop() ?? new Int32Array(PAGE / 4), until: 0 };
+      this.#settling.set(number, entry);
+      if (this.#settling.size >= MOST_SETTLING) this.#onFull();
+    }
+    entry.copy.set(this.#page(number));
+    entry.until = performance.now() + SETTLING;
   }
 
   /** Forgets a page without blocks. */
@@ -135,25 +153,26 @@ export class CodePages {
   /** Forgets all pages. */
   clear(): void {
     for (const page of this.#pages.values()) this.close(page);
-    this.#settling.length = 0;
+    this.#settling.clear();
   }
 
   /** Whether {@link settle} has something to look at. */
   get isSettling(): boolean {
-    return this.#settling.length > 0;
+    return this.#settling.size > 0;
   }
 
   /** Calls back with pages whose bytes have changed unnoticed since shortly after they were marked. */
   settle(changed: (page: number) => void): void {
     const now = performance.now();
-    const settling = this.#settling;
-    this.#settling = settling.filter(({ until }) => until > now);
-    for (const { page, copy, until } of settling) {
+    for (const [page, { copy, until }] of this.#settling) {
       const words = this.#page(page);
       let i = 0;
       while (i < copy.length && copy[i] === words[i]) i++;
+      if (until <= now) {
+        this.#settling.delete(page);
+        if (this.#spare.length < SPARE_COPIES) this.#spare.push(copy);
+      }
       if (i < copy.length && this.#pages.has(page)) changed(page);
-      if (until <= now && this.#spare.length < SPARE_COPIES) this.#spare.push(copy);
     }
   }
 
