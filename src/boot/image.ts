@@ -5,9 +5,11 @@ import type { BzImage } from './bzimage.ts';
 import { parseBzImage, unpackPayload } from './bzimage.ts';
 import { decompress } from './decompress.ts';
 import { detectKernel, notBootable } from './detect.ts';
+import { discard } from './discard.ts';
 import type { ElfImage } from './elf.ts';
 import { parseElf } from './elf.ts';
 import { pvhEntry } from './elf-notes.ts';
+import { hasElfSymbols } from './elf-symbols.ts';
 import { loadFlat } from './flat.ts';
 import { MemoryPlan } from './layout.ts';
 import type { LinuxInput } from './linux.ts';
@@ -81,13 +83,16 @@ async function loadLinuxImage(
     refuseModules(input.options, 'bzimage');
     return loadBzImage(input, bzImage);
   }
-  const vmlinux = parseElf(await unpackPayload(bzImage), `the vmlinux in ${what}`);
+  const unpacked = await unpackPayload(bzImage);
+  const vmlinux = parseElf(unpacked, `the vmlinux in ${what}`);
   if (protocol === 'auto') {
     // A 32-bit kernel has no 64-bit entry; its own unpacking code knows how to start it.
     if (vmlinux.bits === 32) return loadLinuxImage(input, 'bzimage', bzImage, what);
-    return loadElf(input, 'linux64', vmlinux, bzImage);
   }
-  return loadElf(input, protocol, vmlinux, bzImage);
+  const result = await loadElf(input, protocol === 'auto' ? 'linux64' : protocol, vmlinux, bzImage);
+  // The symbols of a stripped kernel are looked up in guest memory. A payload that was not packed is the caller's own.
+  if (!hasElfSymbols(vmlinux) && unpacked.buffer !== bzImage.payload?.buffer) discard(unpacked);
+  return result;
 }
 
 async function loadElf(
