@@ -61,6 +61,17 @@ export class LinearMemory {
     }
   }
 
+  /** Sets bits of a byte with supervisor privilege, as one access to memory that other vCPUs share. */
+  setBits(linear: bigint, bits: number): void {
+    const { mmu, map, state } = this.#cpu;
+    const host = map.host(this.#walk(linear, ACCESS.modify, true));
+    if (host < 0) {
+      this.set(linear, this.get(linear, 1, true) | BigInt(bits), 1, true);
+      return;
+    }
+    if ((Atomics.or(state.bytes, host, bits) & bits) !== bits) mmu.touched(host, 1);
+  }
+
   /** Checks that a range may be accessed. */
   probe(linear: bigint, length: number, access: number, system = false): void {
     for (let at = linear; at < linear + BigInt(length); at = (at & ~0xfffn) + 0x1000n)

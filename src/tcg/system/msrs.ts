@@ -98,6 +98,14 @@ export const IGNORED_MSRS: ReadonlySet<number> = new Set([
   0xc001_1023, 0xc001_1029, 0xc001_102a,
 ]);
 
+/**
+ * MSRs that kernels try in the expectation of #GP: TEST_CTRL, PPIN_CTL of both vendors, CORE_CAPABILITIES, TSX_CTRL,
+ * MCU_OPT_CTRL, TURBO_RATIO_LIMIT, POWER_CTL, PERF_CAPABILITIES and RAPL's units. There is nothing to tell of them.
+ */
+export const PROBED_MSRS: ReadonlySet<number> = new Set([
+  0x33, 0x4e, 0xc001_02f0, 0xcf, 0x122, 0x123, 0x1ad, 0x1fc, 0x345, 0x606,
+]);
+
 /** MSRs that take commands and cannot be read. */
 export const COMMAND_MSRS: ReadonlySet<number> = new Set([MSR.IA32_PRED_CMD, MSR.IA32_BIOS_UPDT_TRIG]);
 

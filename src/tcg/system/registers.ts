@@ -5,7 +5,7 @@ import type { CpuidEntry } from '../../vcpu/state.ts';
 import type { Cpu } from '../cpu.ts';
 import { S, SEG } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
-import { COMMAND_MSRS, CONSTANT_MSRS, IGNORED_MSRS, STORED_MSRS } from './msrs.ts';
+import { COMMAND_MSRS, CONSTANT_MSRS, IGNORED_MSRS, PROBED_MSRS, STORED_MSRS } from './msrs.ts';
 import { RIGHTS, type Segments } from './segments.ts';
 
 const CR0 = {
@@ -276,9 +276,12 @@ export class SystemRegisters {
   }
 
   #unknown(what: 'read' | 'write', index: number): GuestFault {
-    this.#cpu.system.notices.say(
-      `The guest ${what === 'read' ? 'reads' : 'writes'} MSR 0x${index.toString(16)}, which the tcg engine does not have or not so: #GP.`,
-    );
+    const number = `0x${index.toString(16)}`;
+    const message =
+      what === 'read'
+        ? `The guest reads MSR ${number}, which this CPU does not have; it gets #GP.`
+        : `The guest writes a value to MSR ${number} that this CPU does not take; it gets #GP.`;
+    if (!PROBED_MSRS.has(index)) this.#cpu.system.notices.say(message);
     return new GuestFault(VECTOR.GP);
   }
 

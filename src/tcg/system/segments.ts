@@ -217,10 +217,7 @@ export class Segments {
 
   /** Sets bits of a descriptor's access byte in memory. */
   mark(selector: number, bits: number): void {
-    const at = this.#address(selector, VECTOR.GP) + 5n;
-    const byte = this.#memory.get(at, 1, true);
-    const marked = byte | BigInt(bits);
-    if (marked !== byte) this.#memory.set(at, marked, 1, true);
+    this.#memory.setBits(this.#address(selector, VECTOR.GP) + 5n, bits);
   }
 
   /** Loads a data or stack segment register (SDM vol. 2, MOV and POP). */

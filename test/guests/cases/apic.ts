@@ -196,4 +196,40 @@ export const APIC: readonly GuestCase[] = [
     'started answered .',
     { cpus: 2 },
   ),
+  apicCase(
+    'x2APIC mode, its way in and out, and what it refuses',
+    `
+    .macro put index, value
+      mov ecx, \\index; mov rax, \\value; mov rdx, rax; shr rdx, 32; try wrmsr
+    .endm
+    .macro get index
+      mov ecx, \\index; rdmsr; hex rax
+    .endm
+    mov rdi, offset idt + 0x41 * 16; mov rax, offset other2; call gate
+    put 0x83f, 0x41
+    put 0x1b, 0xfee00c00
+    get 0x1b
+    put 0x1b, 0xfee00800
+    put 0x1b, 0xfee00400
+    mov rax, [APIC + 0x20]; shr eax, 31; hex rax
+    get 0x80f
+    put 0x83f, 0x41
+    window
+    put 0x80b, 1
+    put 0x830, 0x44041
+    window
+    put 0x802, 0
+    mov ecx, 0x80b; try rdmsr
+    mov ecx, 0x831; try rdmsr
+    put 0x808, 0x100
+    put 0x1b, 0xfee00000
+    get 0x1b
+    jmp 1f
+    other2: puts "other2 "
+    mov ecx, 0x80b; xor eax, eax; xor edx, edx; wrmsr
+    iretq
+    1:`,
+    '#GP:0 ok fee00c00 #GP:0 #GP:0 1 1ff ok other2 #GP:0 ok other2 #GP:0 #GP:0 #GP:0 #GP:0 ok fee00000 .',
+    { notOnSoftwareKvm: 'it has no x2APIC' },
+  ),
 ];
