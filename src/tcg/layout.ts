@@ -89,6 +89,9 @@ export const S = {
   NMI_MASKED: 304,
   /** i32: the latest interrupt shadow is that of MOV SS, not of STI. */
   SHADOW_IS_MOV_SS: 308,
+  /** i32 each: what CODE_KEY is with the present code segment's width below CPL 3 and at CPL 3. */
+  SUPERVISOR_KEY: 312,
+  USER_KEY: 316,
 
   /** i32 each, order of SEGMENT_BASE. */
   SELECTOR: 320,

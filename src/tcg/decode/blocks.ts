@@ -159,9 +159,11 @@ export class Blocks {
 
   /** Makes jump cache entries of the current mode and privilege count. To be called when these change. */
   selectKey(): void {
-    const isUser = this.#state.cpl === 3;
-    const key = isUser ? this.#userKey : this.#supervisorKey;
-    this.#state.setI32(S.CODE_KEY, key * 128 + this.#mode * 2 + (isUser ? 1 : 0));
+    const state = this.#state;
+    const mode = this.#mode * 2;
+    state.setI32(S.SUPERVISOR_KEY, this.#supervisorKey * 128 + mode);
+    state.setI32(S.USER_KEY, this.#userKey * 128 + mode + 1);
+    state.setI32(S.CODE_KEY, state.i32(state.cpl === 3 ? S.USER_KEY : S.SUPERVISOR_KEY));
   }
 
   /** What the records of a block depend on besides its bytes. */

@@ -1,17 +1,19 @@
 /**
- * Instructions that kernels execute all the time: flags, interrupts, and returns from them (SDM vol. 2). The common case of
+ * Instructions that kernels execute all the time: flags, interrupts, system calls, and returns (SDM vol. 2). The common case of
  * 64-bit code is generated; all else is the operation in TypeScript, which also raises the faults.
  */
 import { ACCESS, type Meaning } from '../emit/meaning.ts';
 import { FLAG } from '../emit/rflags.ts';
-import { ADDRESS_LEGACY, R, S, SEG } from '../layout.ts';
+import { ADDRESS_LEGACY, R, S, SEG, TLB, TLB_SIZE } from '../layout.ts';
 import { type Expr, type Label, type Local, load } from '../wasm/index.ts';
 import { Table } from './instruction.ts';
 import { SYSTEM } from './system-operations.ts';
 
 export const kernel = new Table();
 
+const RCX = 1;
 const RSP = 4;
+const R11 = 11;
 /** Flags whose change has consequences of its own: single steps, SMAP and alignment checks, tasks, virtual-8086 mode. */
 const DELICATE = FLAG.TF | FLAG.NT | FLAG.RF | FLAG.VM | FLAG.AC | FLAG.VIF | FLAG.VIP;
 /** What POPF and IRET change besides at CPL 0. */
@@ -21,6 +23,13 @@ const FLAT = 0x000f_0000_0000_ffffn;
 const RIGHTS_SHIFT = 40;
 const RIGHTS_MASK = 0xf0ff;
 const UNUSABLE = 0x1_0000;
+
+/** Rights of the flat segments of system calls: present, of DPL 0, accessed; 64-bit code to be read, data to be written. */
+const FLAT_CODE = 0xa09b;
+const FLAT_DATA = 0xc093;
+/** Distance of DPL in the rights from bit 0. */
+const DPL_SHIFT = 5;
+const EFER_SCE = 1;
 
 const eflags = (c: Meaning) => c.state('i32.load', S.EFLAGS);
 const isSupervisor = (c: Meaning) => c.state('i32.load', S.CPL).eqz();
@@ -136,16 +145,76 @@ kernel.add('iret', 'cf Av', { ends: true }, (c) => {
     const waits = c.state('i32.load', S.ATTENTION).or(c.state('i32.load', S.NMI_MASKED));
     f.brIf(slow, is64(c).and(isSupervisor(c)).eqz().or(waits));
     const rsp = c.let(c.gpr(RSP));
-    f.brIf(slow, rsp.shl(16).shr_s(16).ne(rsp));
+    requireCanonical(c, slow, rsp);
     const frame = c.translate(rsp, 40, ACCESS.read);
     const [rip, flags, pointer] = [0, 16, 24].map((at) => c.let(load('i64.load', frame, at)));
     const [cs, ss] = [8, 32].map((at) => c.let(load('i32.load16_u', frame, at)));
     requireSimple(c, slow, flags);
-    f.brIf(slow, rip.shl(16).shr_s(16).ne(rip));
+    requireCanonical(c, slow, rip);
     isLoaded(c, SEG.CS, cs, slow);
     isLoaded(c, SEG.SS, ss, slow);
     c.setGpr(RSP, pointer);
     loadFlags(c, flags);
     c.jump(rip);
+  });
+});
+
+/** Whether an address is canonical: goes on behind the block `slow` otherwise. */
+function requireCanonical(c: Meaning, slow: Label, address: Expr): void {
+  c.f.brIf(slow, address.shl(16).shr_s(16).ne(address));
+}
+
+/**
+ * Enters the flat segments of a privilege level, in 64-bit mode before and after. What is derived from segments for other
+ * modes follows when the mode changes (Segments.update).
+ */
+function enterFlat(c: Meaning, cs: Expr, ss: Expr, cpl: 0 | 3): void {
+  for (const [segment, selector, rights] of [
+    [SEG.CS, cs, FLAT_CODE],
+    [SEG.SS, ss, FLAT_DATA],
+  ] as const) {
+    c.setState('i32.store', S.SELECTOR + segment * 4, selector.and(0xfffc).or(cpl));
+    c.setState('i64.store', S.RAW_BASE + segment * 8, 0);
+    c.setState('i32.store', S.LIMIT + segment * 4, -1);
+    c.setState('i32.store', S.RIGHTS + segment * 4, rights | (cpl << DPL_SHIFT));
+  }
+  c.setState('i32.store', S.CPL, cpl);
+  c.setState('i32.store', S.CODE_KEY, c.state('i32.load', cpl === 3 ? S.USER_KEY : S.SUPERVISOR_KEY));
+  c.setState('i32.store', S.TLB, c.site.base.add(TLB + (cpl === 3 ? 2 : 0) * TLB_SIZE));
+}
+
+kernel.add('syscall', '0f.05', { ends: true, feature: 'syscall' }, (c) =>
+  commonly(c, SYSTEM.SYSCALL, (slow) => {
+    const { f } = c;
+    f.brIf(slow, is64(c).and(c.state('i32.load', S.CPL).eq(3)).eqz());
+    f.brIf(slow, c.state('i32.load', S.EFER).and(EFER_SCE).eqz().or(eflags(c).and(DELICATE)));
+    const image = c.let(c.flags.image().or(eflags(c).or(FLAG.FIXED).wide()));
+    const kept = c.let(image.and(c.state('i64.load', S.FMASK).not()));
+    c.setGpr(RCX, c.nextRip());
+    c.setGpr(R11, image);
+    loadFlags(c, kept);
+    const selector = c.let(load('i32.load16_u', c.site.base, S.STAR + 4));
+    enterFlat(c, selector, selector.add(8), 0);
+    c.site.jump(c.state('i64.load', S.LSTAR));
+  }),
+);
+
+kernel.add('sysret', '0f.07 Av', { ends: true, feature: 'syscall' }, (c) => {
+  if (c.size !== 8) {
+    c.system(SYSTEM.SYSRET);
+    return;
+  }
+  commonly(c, SYSTEM.SYSRET, (slow) => {
+    const { f } = c;
+    f.brIf(slow, is64(c).and(isSupervisor(c)).eqz());
+    f.brIf(slow, c.state('i32.load', S.EFER).and(EFER_SCE).eqz());
+    const target = c.let(c.gpr(RCX));
+    requireCanonical(c, slow, target);
+    const image = c.let(c.gpr(R11));
+    requireSimple(c, slow, image);
+    loadFlags(c, image);
+    const selector = c.let(load('i32.load16_u', c.site.base, S.STAR + 6));
+    enterFlat(c, selector.add(16), selector.add(8), 3);
+    c.jump(target);
   });
 });

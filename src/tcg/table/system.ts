@@ -31,8 +31,6 @@ operation('INT3', 'cc', ENDS);
 operation('INT', 'cd Ib', ENDS);
 operation('INTO', 'ce i64', ENDS);
 operation('INT1', 'f1', ENDS);
-operation('SYSCALL', '0f.05', { ends: true, feature: 'syscall' });
-operation('SYSRET', '0f.07 Av', { ends: true, feature: 'syscall' });
 operation('SYSENTER', '0f.34', { ends: true, feature: 'sep' });
 operation('SYSEXIT', '0f.35 Av', { ends: true, feature: 'sep' });
 operation('MOV_FROM_CR', '0f.20 Rq,Kq');

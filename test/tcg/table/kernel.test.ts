@@ -10,6 +10,8 @@ const CODE = 0x10000;
 const GDT = 0x6000;
 const STACK = 0x9000;
 const TABLES = 0x20000;
+/** From here on pages are not for user code. */
+const KERNEL_ONLY = 2 << 20;
 /** The flags that a test is about. */
 const IMAGE = 0x8000;
 const KERNEL_CS = 0x10;
@@ -25,13 +27,24 @@ function kernel(code: Uint8Array, prepare: (t: TestCpu) => void = () => {}): Tes
   DESCRIPTORS.forEach((descriptor, i) => {
     t.memory.writeU64(GDT + i * 8, descriptor);
   });
-  const { cr3 } = tables.identityMap(0, 4 << 20);
+  const { cr3 } = tables.identityMap(0, KERNEL_ONLY, { user: true }).identityMap(KERNEL_ONLY, KERNEL_ONLY);
   t.longMode({ cr3: Number(cr3), rip: BigInt(CODE), rsp: BigInt(STACK) });
   const { state } = t.cpu;
   state.setU64(S.GDT_BASE, BigInt(GDT));
   state.setI32(S.GDT_LIMIT, 0x1f);
   prepare(t);
   return t;
+}
+
+/** A segment register with its hidden part. */
+function segmentOf({ cpu }: TestCpu, segment: number): object {
+  const { segments } = cpu.system;
+  return {
+    selector: segments.selector(segment),
+    base: segments.base(segment),
+    limit: segments.limit(segment),
+    rights: segments.rights(segment),
+  };
 }
 
 /** Runs to HLT. @returns what can be seen of the CPU */
@@ -45,6 +58,9 @@ function run(t: TestCpu): unknown {
   return {
     outcome,
     rip: state.rip,
+    cpl: state.cpl,
+    tlb: state.i32(S.TLB),
+    segments: [SEG.CS, SEG.SS].map((segment) => segmentOf(t, segment)),
     rflags: t.cpu.rflags,
     registers: Array.from({ length: 16 }, (_, i) => state.gpr(i)),
     shadow: interruptShadow(t.cpu),
@@ -135,6 +151,58 @@ describe('the common case and the operation in TypeScript agree on', () => {
       t.cpu.state.setU64(S.KERNEL_GS_BASE, 0xffff_8000_0000_0000n);
     };
     compare(assembled('sti\nnop\ncli\nsti\nnop\nswapgs\npushfq\ncli\nhlt'), bases, true);
+  });
+});
+
+describe('a system call and its return', () => {
+  const USER = CODE + 0x1000;
+  const ENTRY = CODE + 0x2000;
+  const UD2 = Uint8Array.of(0x0f, 0x0b);
+  const HLT = Uint8Array.of(0xf4);
+
+  /** Goes to CPL 3 by SYSRET, and back by SYSCALL where that is what the user code does. */
+  function system(user: Uint8Array, flags: number, prepare: (t: TestCpu) => void = () => {}): TestCpu {
+    const code = assembled(`mov ecx, ${USER}\nmov r11d, ${flags}\nsysretq`);
+    return kernel(code, (t) => {
+      const { state } = t.cpu;
+      t.memory.write(USER, user);
+      t.memory.write(ENTRY, HLT);
+      state.setU64(S.EFER, state.u64(S.EFER) | 1n);
+      state.setU64(S.STAR, 0x0023_0010_0000_0000n);
+      state.setU64(S.LSTAR, BigInt(ENTRY));
+      state.setU64(S.FMASK, BigInt(FLAG.IF | FLAG.DF | FLAG.CF));
+      prepare(t);
+    });
+  }
+
+  test('change privilege, segments and flags as the SDM has it', () => {
+    const flags = FLAG.IF | FLAG.DF | FLAG.CF | FLAG.ZF | FLAG.ID | FLAG.IOPL;
+    const t = system(assemble('syscall', USER), flags);
+    expect(run(t)).toMatchObject({
+      outcome: 'halt',
+      rip: BigInt(ENTRY + 1),
+      cpl: 0,
+      rflags: BigInt(FLAG.ZF | FLAG.ID | FLAG.IOPL | FLAG.FIXED),
+      segments: [
+        { selector: 0x10, base: 0n, limit: 0xffff_ffff, rights: 0xa09b },
+        { selector: 0x18, base: 0n, limit: 0xffff_ffff, rights: 0xc093 },
+      ],
+    });
+    expect(t.cpu.state.gpr(1)).toBe(BigInt(USER + 2));
+    expect(t.cpu.state.gpr(11)).toBe(BigInt(flags | FLAG.FIXED));
+  });
+
+  test('leave user code without rights to the pages of the kernel', () => {
+    const t = system(assemble(`mov rax, [${KERNEL_ONLY}]`, USER), FLAG.FIXED);
+    expect(run(t)).toMatchObject({ outcome: 'shutdown', cpl: 3 });
+    expect(t.cpu.state.u64(S.CR2)).toBe(BigInt(KERNEL_ONLY));
+  });
+
+  test('do the same the long way', () => {
+    for (const flags of IMAGES) {
+      // Without an IDT the #UD ends the run at CPL 3.
+      expect(run(system(UD2, flags))).toEqual(run(system(UD2, flags, longWay)));
+    }
   });
 });
 
