@@ -12,6 +12,10 @@ const BENIGN: readonly RegExp[] = [
   /fail to add MMCONFIG information, can't access extended PCI configuration space under this bridge\.$/,
   // The board's keyboard controller has no mouse.
   /i8042: PNP: PS\/2 appears to have AUX port disabled/,
+  // A host with other work lets a vCPU's thread wait in the middle of an interrupt.
+  /hrtimer: interrupt took \d+ ns$/,
+  // A driver for machines with an AMD processor that is loaded on all of them.
+  /AMD-Vi: AMD IOMMUv2 functionality not available on this system - This is not a bug\.$/,
 ];
 
 /** KERN_WARNING (Linux include/linux/kern_levels.h). */
