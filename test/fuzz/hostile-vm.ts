@@ -6,6 +6,7 @@ import { TsvError } from '../../src/errors.ts';
 import type { VmConfig } from '../../src/machine/config.ts';
 import type { VmExit } from '../../src/machine/exit.ts';
 import { Vm } from '../../src/machine/vm.ts';
+import { TcgVm } from '../../src/tcg/vm.ts';
 import type { EntryState } from '../../src/vcpu/entry.ts';
 import type { VcpuState } from '../../src/vcpu/state.ts';
 import { type Canary, canariesAround } from './support.ts';
@@ -43,7 +44,9 @@ export class HostileVm {
       ...this.#options,
     });
     this.#onCreate(vm);
-    this.#canaries = canariesAround(vm.memory);
+    // The tcg engine has its own state before RAM, in the same memory.
+    const reserve = vm.accel.engine === 'tcg' ? TcgVm.reserve(vm.config.cpus) : 0;
+    this.#canaries = canariesAround(vm.memory, reserve);
     this.#initial = await vm.readVcpu(
       0,
       ...RESET,

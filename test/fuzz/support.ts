@@ -197,17 +197,23 @@ export class Canary {
   }
 }
 
-/** Canaries on everything in guest memory's host buffers that is not guest RAM. */
-export function canariesAround(memory: {
-  memories: readonly WebAssembly.Memory[];
-  regions: readonly { memory: number; offset: number; size: number }[];
-}): Canary[] {
+/**
+ * Canaries on everything in guest memory's host buffers that is not guest RAM.
+ * @param reserve bytes at the start of memory 0 that are the engine's
+ */
+export function canariesAround(
+  memory: {
+    memories: readonly WebAssembly.Memory[];
+    regions: readonly { memory: number; offset: number; size: number }[];
+  },
+  reserve = 0,
+): Canary[] {
   return memory.memories.flatMap((host, index) => {
     const own = memory.regions
       .filter((region) => region.memory === index)
       .sort((a, b) => a.offset - b.offset);
     const gaps: [number, number][] = [];
-    let at = 0;
+    let at = index === 0 ? reserve : 0;
     for (const { offset, size } of own) {
       gaps.push([at, offset]);
       at = offset + size;

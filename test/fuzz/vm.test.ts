@@ -1,12 +1,12 @@
-// needs: kvm
 /** Hostile guests in whole machines: every run ends in a pause or an exit, and every machine can be closed. */
 import { afterAll, describe, expect, it } from 'vitest';
+import { ENGINES } from '../support/engines.ts';
 import { CODE, MODES, type Mode, prepare, type Tables } from './guest-image.ts';
 import { HostileVm } from './hostile-vm.ts';
 import { makeCode } from './instructions.ts';
 import { Corpus, hex, patience, Random, unhex } from './support.ts';
 
-const SECONDS = 6;
+const SECONDS = 4;
 
 interface Input {
   board: 'pc' | 'none';
@@ -18,18 +18,8 @@ interface Input {
   milliseconds: number;
 }
 
-const machines = {
-  pc1: new HostileVm({ board: 'pc' }),
-  pc2: new HostileVm({ board: 'pc', cpus: 2 }),
-  none1: new HostileVm({ board: 'none' }),
-  none2: new HostileVm({ board: 'none', cpus: 2 }),
-};
 const rejections: unknown[] = [];
 process.on('unhandledRejection', (reason) => rejections.push(reason));
-
-afterAll(async () => {
-  for (const machine of Object.values(machines)) await machine.close();
-});
 
 function makeInput(random: Random): Input {
   const mode = random.pick(MODES);
@@ -44,16 +34,26 @@ function makeInput(random: Random): Input {
   };
 }
 
-async function run(input: Input): Promise<void> {
-  const machine = machines[`${input.board}${input.cpus as 1 | 2}`];
-  const vm = await machine.get();
-  const state = prepare(vm.memory, input.mode, input.tables, new Random(input.seed));
-  vm.memory.write(CODE, unhex(input.code));
-  await machine.run(state, input.milliseconds);
-  expect(rejections).toEqual([]);
-}
+describe.each(ENGINES)('a machine on %s with a hostile guest', (accel) => {
+  const machines = {
+    pc1: new HostileVm({ accel, board: 'pc' }),
+    pc2: new HostileVm({ accel, board: 'pc', cpus: 2 }),
+    none1: new HostileVm({ accel, board: 'none' }),
+    none2: new HostileVm({ accel, board: 'none', cpus: 2 }),
+  };
+  afterAll(async () => {
+    for (const machine of Object.values(machines)) await machine.close();
+  });
 
-describe('a machine with a hostile guest', () => {
+  async function run(input: Input): Promise<void> {
+    const machine = machines[`${input.board}${input.cpus as 1 | 2}`];
+    const vm = await machine.get();
+    const state = prepare(vm.memory, input.mode, input.tables, new Random(input.seed));
+    vm.memory.write(CODE, unhex(input.code));
+    await machine.run(state, input.milliseconds);
+    expect(rejections).toEqual([]);
+  }
+
   it(
     'can be paused, or has ended for a reason that it names',
     async () => {
