@@ -66,9 +66,10 @@ export class HostileMachine implements AsyncDisposable {
     this.#engine = KvmVm.create({ memory: this.memory, irqchip, pit }, { probe: probeKvm });
     this.bus = new Bus({ onDeviceError: (error) => this.errors.push(error) }, { wakeups: loadNative() });
     this.#irqs = new IrqLines((gsi, level) => this.#engine.setIrqLine(gsi, level));
-    const config = { board, cpus: 1, timeScale };
+    const config = { board, cpus: 1, timeScale, irqchip };
+    const accel = { engine: 'kvm' };
     const addDevice = (device: Device, options: DeviceOptions) => this.#add(device, options);
-    buildBoard({ config, memory: this.memory, addDevice } as unknown as Vm, {
+    buildBoard({ config, accel, memory: this.memory, addDevice } as unknown as Vm, {
       onOutput: () => {},
       onPanic: () => {},
     });
