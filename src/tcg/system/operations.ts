@@ -22,6 +22,9 @@ import { Segments } from './segments.ts';
 
 const MASK64 = (1n << 64n) - 1n;
 const NO_SHADOW = MASK64;
+/** Instruction prefixes but for REP and REX (SDM vol. 2A 2.1.1). */
+const OTHER_PREFIXES = new Set([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0]);
+const MAX_PREFIXES = 14n;
 const CONTRIBUTORY = new Set<number>([VECTOR.DE, VECTOR.TS, VECTOR.NP, VECTOR.SS, VECTOR.GP]);
 
 /** One operation being carried out. */
@@ -66,8 +69,8 @@ export class SystemOperations {
   #held = 0;
   /** The instruction to be executed was begun in an interrupt shadow. */
   #inShadow = false;
-  /** Low half of that instruction's RIP. */
-  #shadowAt = 0;
+  /** Low half of RIP of the instruction to be executed. */
+  #begunAt = 0;
   readonly #cpu: Cpu;
   readonly #byNumber = SYSTEM_NAMES.map((name) => OPERATIONS[name]);
 
@@ -103,7 +106,7 @@ export class SystemOperations {
     const { events, debug } = this;
     if (events.tripleFault) return 'shutdown';
     this.#inShadow = interruptShadow(this.#cpu) !== 0;
-    this.#shadowAt = state.i32(S.RIP);
+    this.#begunAt = state.i32(S.RIP);
     const event = events.take(!this.#inShadow);
     if (event !== undefined)
       return this.raise(event.vector, event.error, event.kind) ? 'continue' : 'shutdown';
@@ -237,7 +240,7 @@ export class SystemOperations {
     if (!blocks.single) return false;
     this.stepOnce = false;
     const shadow = interruptShadow(this.#cpu);
-    const begun = shadow !== 0 && !(this.#inShadow && state.i32(S.SHADOW_RIP) === this.#shadowAt);
+    const begun = shadow !== 0 && !(this.#inShadow && state.i32(S.SHADOW_RIP) === this.#begunAt);
     if (this.#inShadow && !begun) state.setU64(S.SHADOW_RIP, NO_SHADOW);
     // After MOV SS traps wait for the next instruction, whose own they become; a single-step trap is lost.
     if (begun && this.events.shadowKind === SHADOW.MOV_SS) {
@@ -249,8 +252,36 @@ export class SystemOperations {
     this.#held = 0;
     if (bits === 0) return false;
     this.debug.report(bits);
+    // Between iterations the trap's image of RF is set: the instruction's own breakpoint was met (SDM vol. 3B 17.3.1.1).
+    if (this.#isRepeating()) state.eflags |= FLAG.RF;
     this.raise(VECTOR.DB, 0, 'exception');
     return true;
+  }
+
+  /** Whether the instruction that was begun goes on with another iteration. */
+  #isRepeating(): boolean {
+    if (this.#cpu.state.i32(S.RIP) !== this.#begunAt) return false;
+    this.linear.withoutDevices = true;
+    try {
+      return this.#hasRepeatPrefix();
+    } catch (error) {
+      // It may have unmapped itself.
+      if (error instanceof GuestFault) return false;
+      throw error;
+    } finally {
+      this.linear.withoutDevices = false;
+    }
+  }
+
+  #hasRepeatPrefix(): boolean {
+    const linear = this.#linearRip();
+    for (let i = 0n; i < MAX_PREFIXES; i++) {
+      const byte = Number(this.linear.get(linear + i, 1, true));
+      if (byte === 0xf2 || byte === 0xf3) return true;
+      const isRex = this.segments.is64 && byte >> 4 === 4;
+      if (!isRex && !OTHER_PREFIXES.has(byte)) return false;
+    }
+    return false;
   }
 
   /** Delivers the fault the generated code raised. @returns false after a triple fault */

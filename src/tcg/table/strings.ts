@@ -107,13 +107,20 @@ function repeat(c: Meaning, s: StringState, once: (count: Local) => void, until?
   );
 }
 
-/** Whether several elements may be done at once: going up, in guest memory, not staged. */
+/**
+ * Whether several elements may be done at once: going up, in guest memory, not staged, and nothing waits for the end of
+ * an iteration (a single-step trap comes after each).
+ */
 function bulk(s: StringState, count: Expr, ...hosts: Local[]): Expr {
   const { c } = s;
   const scratchPage = c.site.base.add(0x1000).shr_u(12);
   return hosts.reduce(
     (all, host) => all.and(host.shr_u(12).ne(scratchPage)),
-    count.gt_u(1).and(s.step.gt_s(0)).and(s.mask.ne(0xffff)),
+    count
+      .gt_u(1)
+      .and(s.step.gt_s(0))
+      .and(s.mask.ne(0xffff))
+      .and(load('i32.atomic.load', c.site.base, S.ATTENTION).eqz()),
   );
 }
 

@@ -59,6 +59,23 @@ export const DEBUGGING: readonly GuestCase[] = [
     notOnSoftwareKvm: 'its emulator traps after MOV SS',
   },
   {
+    name: 'a single step after each iteration of a string instruction',
+    mode: 'long64',
+    source: long64(`${HANDLER}
+      mov byte ptr [stepping], 1
+      mov edi, 0x600000; mov ecx, 3; cld
+      pushfq; or qword ptr [rsp], 0x100
+      popfq
+      base: rep stosb
+      nop
+      pushfq
+      and qword ptr [rsp], ~0x100
+      popfq
+      hex rcx`),
+    output: '4000 0 1 | 4000 0 1 | 4000 2 0 | 4000 3 0 | 4000 4 0 | 4000 c 0 | 4000 d 0 | 0 .',
+    notOnSoftwareKvm: 'its emulator does two iterations at once',
+  },
+  {
     name: 'ICEBP',
     mode: 'long64',
     source: long64(`${HANDLER}
@@ -102,7 +119,7 @@ export const DEBUGGING: readonly GuestCase[] = [
       lea rdi, [rbx + 4]; mov ecx, 3; cld
       rep stosd
       mov eax, 0x400; mov dr7, rax`),
-    output: '1 6 0 | 8 d 0 | 1 15 0 | 1 1f 0 | .',
+    output: '1 6 0 | 8 d 0 | 1 15 0 | 1 1f 1 | .',
     notOnSoftwareKvm: 'its emulator does not look at accesses to data',
   },
   {
