@@ -14,6 +14,8 @@ export interface GuestOptions {
   /** What /init runs, with busybox's applets in the PATH, as the shell that is process 1's child. */
   readonly script: string;
   readonly cpus?: number;
+  /** CPU model as for `Vm.create`. */
+  readonly cpu?: string;
   /** Default 256M. */
   readonly memory?: string;
   /** Kernel parameters in place of the quick ones; console and `panic=-1` are always given. */
@@ -46,6 +48,7 @@ export async function runGuest(options: GuestOptions): Promise<GuestRun> {
   await using vm = await Vm.create({
     accel: 'tcg',
     cpus: options.cpus ?? 1,
+    cpu: options.cpu,
     memory: options.memory ?? '256M',
     boot: {
       kernel: kernel.vmlinuz,

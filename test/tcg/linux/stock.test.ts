@@ -2,10 +2,15 @@ import { expect, it } from 'vitest';
 import { complaints } from './complaints.ts';
 import { LIMIT, runGuest, SECTIONS, sections } from './guest.ts';
 
-it(
-  'boots with the stock command line: its self-tests pass, and it complains of nothing',
-  async () => {
+it.each([
+  ['the default CPU', undefined, 1],
+  ['every feature and two vCPUs', 'host', 2],
+] as const)(
+  'boots with the stock command line: its self-tests pass, and it complains of nothing (%s)',
+  async (_, cpu, cpus) => {
     const { exit, console, version } = await runGuest({
+      cpu,
+      cpus,
       cmdline: '',
       script: `${SECTIONS}
         dmesg -n 1
