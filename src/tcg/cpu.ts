@@ -153,6 +153,7 @@ export class Cpu {
     const status = this.exports.run(this.blocks.single ? 0 : budget);
     this.#count(this.blocks.single ? 0 : budget);
     if (status === STATUS.PAUSE) {
+      if (state.i32(S.BUDGET) < 0) this.blocks.sample();
       this.#completed();
       return this.system.afterStep() ? 'continue' : 'pause';
     }

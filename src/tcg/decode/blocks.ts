@@ -26,6 +26,7 @@ import { AVAILABILITIES, availability } from './availability.ts';
 import { type Block, CodePages } from './code-pages.ts';
 import { CROSSING, CROSSING_SIZE, CrossingBlocks } from './crossing-blocks.ts';
 import { type CodeWidth, type Decoder, MAX_LENGTH } from './decoder.ts';
+import { HotBlocks } from './hot-blocks.ts';
 import { InvalidationQueue } from './invalidation-queue.ts';
 import { RecordWriter } from './record.ts';
 
@@ -81,6 +82,8 @@ export class Blocks {
   #userKey = 0;
   /** One instruction a block: single-stepping and replay. */
   #single = false;
+  /** Blocks that are worth a translation. */
+  readonly hot = new HotBlocks();
   /** Blocks decoded, dropped, and times everything was dropped. */
   readonly statistics = { decoded: 0, invalidated: 0, flushes: 0 };
 
@@ -190,9 +193,7 @@ export class Blocks {
     const { words } = state;
     const low = state.i32(S.RIP);
     const high = state.i32(S.RIP + 4);
-    // The same hash as in run(): rip ^ rip >> 14, low bits.
-    const index = (low ^ ((low >>> 14) | (high << 18))) & (JUMP_ENTRIES - 1);
-    const entry = (state.base + JUMP_CACHE + index * JUMP_ENTRY) >> 2;
+    const entry = this.#jumpEntry(low, high);
     words[entry] = low;
     words[entry + 1] = high;
     words[entry + 2] = state.i32(S.CODE_KEY);
@@ -223,6 +224,24 @@ export class Blocks {
       if (block.links === undefined) block.links = [link];
       else block.links.push(link);
     }
+  }
+
+  /** The block at S.RIP, if the jump cache has it, is what is executed now: run() came back there. */
+  sample(): void {
+    const state = this.#state;
+    const { words } = state;
+    const low = state.i32(S.RIP);
+    const high = state.i32(S.RIP + 4);
+    const entry = this.#jumpEntry(low, high);
+    const isValid =
+      words[entry] === low && words[entry + 1] === high && words[entry + 2] === state.i32(S.CODE_KEY);
+    if (isValid) this.hot.sample(words[entry + 3]);
+  }
+
+  /** Word index of the jump cache's entry for a RIP. The same hash as in run(): rip ^ rip >> 14, low bits. */
+  #jumpEntry(low: number, high: number): number {
+    const index = (low ^ ((low >>> 14) | (high << 18))) & (JUMP_ENTRIES - 1);
+    return (this.#state.base + JUMP_CACHE + index * JUMP_ENTRY) >> 2;
   }
 
   /** The block at S.RIP; undefined after a fault. */
@@ -380,6 +399,7 @@ export class Blocks {
     for (const block of dropped) {
       this.#byMode[block.mode].delete(block.host);
       if (this.#unlink(block)) isKeyVoid = true;
+      this.hot.drop(block.record);
     }
     this.statistics.invalidated += dropped.length;
     if (isKeyVoid) this.newKey();
@@ -401,6 +421,7 @@ export class Blocks {
   flushAll(): void {
     for (const blocks of this.#byMode) blocks.clear();
     this.#pages.clear();
+    this.hot.clear();
     this.#arena = this.#state.base + ARENA;
     this.statistics.flushes++;
     this.newKey();
