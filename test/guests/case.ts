@@ -14,6 +14,8 @@ export interface GuestCase {
   /** With interrupt controllers; it then ends by writing to port 0xF4, because HLT waits. */
   readonly hasApic?: boolean;
   readonly cpus?: number;
-  /** Why KVM in software (kvm-hosts.ts) cannot run it; on a processor with VT-x or AMD-V it runs. */
+  /** Why KVM in software (src/kvm/probe.ts) cannot run it; on a processor with VT-x or AMD-V it runs. */
   readonly notOnSoftwareKvm?: string;
+  /** Why KVM differs on any host: its processor's vendor does, or it does more than tcg. */
+  readonly notOnKvm?: string;
 }

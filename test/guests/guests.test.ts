@@ -25,8 +25,9 @@ const isSoftware = ENGINES.includes('kvm') && probeKvm().software;
 describe.each(ENGINES)('on %s', (accel) => {
   describe.each(Object.entries(TOPICS))('%s', (_, cases) => {
     for (const guest of cases) {
-      const lacks = accel === 'kvm' && isSoftware ? guest.notOnSoftwareKvm : undefined;
-      const name = lacks === undefined ? guest.name : `${guest.name} (KVM in software: ${lacks})`;
+      const isKvm = accel === 'kvm';
+      const lacks = isKvm ? (guest.notOnKvm ?? (isSoftware ? guest.notOnSoftwareKvm : undefined)) : undefined;
+      const name = lacks === undefined ? guest.name : `${guest.name} (not on this KVM: ${lacks})`;
       it.skipIf(lacks !== undefined)(name, { timeout: 60_000 }, async () => {
         const { output, ends } = await runGuest(accel, guest);
 

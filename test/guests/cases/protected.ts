@@ -148,7 +148,7 @@ export const PROTECTED: readonly GuestCase[] = [
       ['0x0000890000000067', '0x0000850000400000', '0x0000090000000067'],
     ),
     output: '#GP:40 #GP:48 #GP:41 #NP:50 #GP:28 #GP:40 .',
-    notOnSoftwareKvm: 'KVM switches tasks',
+    notOnKvm: 'KVM switches tasks',
   },
   {
     name: 'the limit of the code segment',

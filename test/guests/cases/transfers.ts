@@ -214,7 +214,7 @@ export const TRANSFERS: readonly GuestCase[] = [
       try sysretq
       hex [fault_cs]`),
     output: '#GP:0 8 .',
-    notOnSoftwareKvm: 'CPL is 3 already when it faults, as on AMD',
+    notOnKvm: 'CPL is 3 already when it faults on AMD',
   },
   {
     name: 'SYSENTER and SYSEXIT',
@@ -236,7 +236,7 @@ export const TRANSFERS: readonly GuestCase[] = [
        u2: mov edx, ss; ud2`,
     ),
     output: '#GP:0 0 8 fffffffffffffe00 #GP:0 #UD:0 2b 33 .',
-    notOnSoftwareKvm: 'its emulator does not know SYSENTER in long mode',
+    notOnKvm: 'AMD does not have it in long mode, nor has the emulator of KVM in software',
   },
   {
     name: 'far transfers within and through call gates',
