@@ -1,10 +1,10 @@
 import { defineConfig } from 'vitest/config';
-import { filesNeeding, lacking } from './test/support/capabilities.ts';
+import { CAPABILITIES, filesNeeding, lacking } from './test/support/capabilities.ts';
 
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
-    exclude: lacking('kvm') === undefined ? [] : filesNeeding('kvm'),
+    exclude: CAPABILITIES.filter((capability) => lacking(capability) !== undefined).flatMap(filesNeeding),
     globalSetup: ['test/support/global-setup.ts'],
     setupFiles: ['test/support/count-machines.ts'],
     // vCPU threads are worker threads; tests therefore live in processes, not in worker threads themselves.

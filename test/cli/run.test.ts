@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { hasAddon } from '../support/capabilities.ts';
 import { ENGINES } from '../support/engines.ts';
 import { file, runCli, scratch, startCli } from './support/cli.ts';
 import { exit, FLOOD, HALT, kernelElf, print, print64, SPIN, TRIPLE_FAULT_64 } from './support/guests.ts';
@@ -71,9 +72,15 @@ describe.each(ENGINES)('on %s', (accel) => {
     });
 
     it('two vCPUs end together', async () => {
-      const ended = await runCli(flat([...print('two\n'), ...exit(2)], '--cpus', '2', '--pin', '0,0'));
+      const ended = await runCli(flat([...print('two\n'), ...exit(2)], '--cpus', '2'));
 
       expect(ended).toMatchObject({ status: 5, stdout: 'two\n' });
+    });
+
+    it.runIf(hasAddon)('--pin says where the vCPUs run', async () => {
+      const ended = await runCli(flat(exit(2), '--cpus', '2', '--pin', '0,0'));
+
+      expect(ended.status).toBe(5);
     });
   });
 

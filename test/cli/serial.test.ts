@@ -4,6 +4,7 @@ import { closeSync, constants, existsSync, openSync, readFileSync } from 'node:f
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { hasAddon } from '../support/capabilities.ts';
 import { file, MAIN, runCli, scratch, startCli } from './support/cli.ts';
 import { ECHO, exit, FLOOD, print, SPIN, STRING_FLOOD } from './support/guests.ts';
 
@@ -87,7 +88,7 @@ describe('input and output', () => {
     expect(ended.stderr).toContain('TSV_E_HOST_IO: The serial output cannot be written: ENOSPC.');
   });
 
-  it('--serial pty gives a terminal without echo that works both ways', async () => {
+  it.runIf(hasAddon)('--serial pty gives a terminal without echo that works both ways', async () => {
     const cli = startCli(['run', '--flat', file([...print('ready'), ...ECHO]), '--serial', 'pty']);
     const [, path] = await cli.shows(/serial console on (\/dev\/pts\/\d+)/, 'stderr');
 

@@ -1,3 +1,4 @@
+// needs: addon
 /** Guests that run on every kind of host memory, and on more of it than lies below 4 GiB. */
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

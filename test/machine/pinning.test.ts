@@ -1,3 +1,4 @@
+// needs: addon
 /** vCPU threads on the host CPUs they were given. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
@@ -42,9 +43,9 @@ describe.each(ENGINES)('pinning on %s', (accel) => {
   });
 
   it('to a host CPU that is not there is refused', async () => {
-    await expect(bareVm('hlt', { affinity: [[1023]] })).rejects.toMatchObject({
+    await expect(bareVm('hlt', { affinity: [[1000]] })).rejects.toMatchObject({
       code: 'TSV_E_CONFIG',
-      message: expect.stringContaining('1023'),
+      message: expect.stringContaining('1000'),
     });
   });
 });

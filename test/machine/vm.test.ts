@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { TsvError } from '../../src/errors.ts';
 import type { KvmVm } from '../../src/kvm/vm.ts';
 import { Vm } from '../../src/machine/vm.ts';
+import { hasAddon } from '../support/capabilities.ts';
 import { ENGINES } from '../support/engines.ts';
 import { guestsOn, RecordingDevice } from '../support/guests.ts';
 
@@ -157,7 +158,7 @@ describe.each(ENGINES)('on %s', (accel) => {
   });
 
   describe('closing', () => {
-    it('gives the RAM back to the host', async () => {
+    it.runIf(hasAddon)('gives the RAM back to the host', async () => {
       const vm = await bareVm('mov byte ptr [0x1000], 1; hlt');
       vm.start();
       await vm.exited;
@@ -316,7 +317,6 @@ describe.each(ENGINES)('on %s', (accel) => {
         { board: 'pc' as const, irqchip: 'none' as const },
         'TSV_E_CONFIG',
       ],
-      ['a host CPU that is not there', { affinity: [[1000]] }, 'TSV_E_CONFIG'],
       ['time that runs backwards', { timeScale: -1 }, 'TSV_E_CONFIG'],
     ])('%s: a clear error', async (_, config, code) => {
       await expect(Vm.create({ accel, board: 'none', boot, ...config })).rejects.toMatchObject({ code });

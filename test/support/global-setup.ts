@@ -2,7 +2,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { filesNeeding, filesOnEveryEngine, lacking } from './capabilities.ts';
+import { CAPABILITIES, filesInPart, filesNeeding, lacking } from './capabilities.ts';
 
 export default function setup(): () => void {
   const problem = lacking('kvm');
@@ -25,8 +25,9 @@ export default function setup(): () => void {
         throw new Error('/dev/kvm is there but no test used it');
     } else {
       const list = (files: string[]) => files.map((file) => `\n  ${file}`).join('');
-      console.log(`host: left out for want of KVM (${problem}):${list(filesNeeding('kvm'))}`);
-      console.log(`host: run without their parts for kvm:${list(filesOnEveryEngine())}`);
+      const missing = CAPABILITIES.filter((capability) => lacking(capability) !== undefined);
+      console.log(`host: left out (${problem}):${list(missing.flatMap(filesNeeding))}`);
+      console.log(`host: run in part:${list(filesInPart())}`);
     }
   };
 }
