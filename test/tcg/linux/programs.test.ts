@@ -8,6 +8,7 @@ const RUNS: readonly (readonly [name: string, ...args: string[]])[] = [
   ['float387'],
   ['signals'],
   ['jit'],
+  ['changes'],
   ['processes', '500'],
   ['threads', '4', '2000'],
 ];
@@ -21,13 +22,14 @@ it.each([
     ['sse2', 'flush-to-zero', 'sse4.1', 'sse4.2', 'aes', 'pclmulqdq', 'sha', 'bmi'],
   ],
 ] as const)(
-  'runs programs like the host: floating point, faults, code that changes, processes, threads (%s)',
+  'runs programs like the host: floating point, faults, changing code and mappings, processes, threads (%s)',
   async (_, cpu, cpus, vectorTests) => {
     using programs = new Programs()
       .compile('float')
       .compile('float', { name: 'float387', flags: ['-mfpmath=387'] })
       .compile('signals')
       .compile('jit')
+      .compile('changes')
       .compile('processes')
       .compile('threads')
       .compile('simd')
