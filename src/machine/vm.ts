@@ -389,11 +389,6 @@ export class Vm implements AsyncDisposable {
       case 'panic':
         this.#panicked(reason.message);
         break;
-      case 'reset':
-        // With panic=-1 Linux resets before it ends its report.
-        this.#panic ??= this.#board?.panicMessage;
-        this.#end({ reason: this.#panic === undefined ? 'reset' : 'panic', by: reason.by });
-        break;
       default:
         this.#end({ reason: reason.kind, by: reason.by });
     }
@@ -420,16 +415,20 @@ export class Vm implements AsyncDisposable {
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.stop()));
     this.console.finish();
     await this.#bus.drain(STOP_PATIENCE_MS);
-    const bad = ['panic', 'triple-fault', 'error', 'timeout'].includes(exit.reason);
-    const registers = bad ? await this.#registers() : undefined;
+    // Whether they are wanted is known only when all output has been taken.
+    const dumps = await this.#registers();
     this.#clock.pause();
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.close()));
     this.#bus.close();
     await this.#devices.close();
+    // With panic=-1 Linux resets before it ends its report, and what it printed last has only now been taken.
+    if (exit.reason === 'reset') this.#panic ??= this.#board?.panicMessage;
     this.#setState('stopped');
     await this.#engine[Symbol.asyncDispose]();
     live.delete(this);
     const reason = this.#panic !== undefined && exit.reason !== 'error' ? 'panic' : exit.reason;
+    const bad = ['panic', 'triple-fault', 'error', 'timeout'].includes(reason);
+    const registers = bad ? dumps : undefined;
     const error =
       this.#panic === undefined || exit.error !== undefined
         ? exit.error &&
