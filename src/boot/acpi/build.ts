@@ -16,6 +16,7 @@ import {
   buildFacs,
   buildFadt,
   buildMadt,
+  buildMcfg,
   buildRsdp,
   buildRsdt,
   buildXsdt,
@@ -50,7 +51,7 @@ export interface AcpiTables {
 }
 
 /**
- * Writes RSDP, RSDT, XSDT, FADT, FACS, MADT and DSDT.
+ * Writes RSDP, RSDT, XSDT, FADT, FACS, MADT, DSDT, and MCFG for a PCI host with an ECAM.
  * @throws TSV_E_CONFIG when a number does not fit its field or the tables do not fit the area
  * @throws TSV_E_GUEST_ADDRESS when the area is not RAM
  */
@@ -84,8 +85,10 @@ export function buildAcpiTables(memory: GuestMemory, options: AcpiOptions): Acpi
   );
   const ioApic = { id: ioApicId, address: IO_APIC_BASE };
   const madt = area.place(buildMadt({ apicIds, localApic: LOCAL_APIC_BASE, ioApic, sci: pm.sci }), 16);
-  const rsdt = area.place(buildRsdt([fadt, madt]), 16);
-  const xsdt = area.place(buildXsdt([fadt, madt]), 16);
+  const ecam = options.pci?.ecam;
+  const mcfg = ecam === undefined ? [] : [area.place(buildMcfg(ecam), 16)];
+  const rsdt = area.place(buildRsdt([fadt, madt, ...mcfg]), 16);
+  const xsdt = area.place(buildXsdt([fadt, madt, ...mcfg]), 16);
   memory.write(rsdp, buildRsdp(rsdt, xsdt));
   return { rsdp, end: area.next };
 }
@@ -98,8 +101,11 @@ function checkRange(what: string, value: number, max: number): void {
   });
 }
 
-/** The PCI host's window for memory BARs: the MMIO hole up to the I/O APIC. */
-export const PCI_MMIO_WINDOW = { first: MMIO_HOLE_START, last: IO_APIC_BASE - 1 } as const;
+/** PCI configuration space in the MMIO hole: that of bus 0. */
+export const PCI_ECAM = { address: 0xe0000000, lastBus: 0 } as const;
+
+/** The PCI host's window for memory BARs: the MMIO hole up to the ECAM. */
+export const PCI_MMIO_WINDOW = { first: MMIO_HOLE_START, last: PCI_ECAM.address - 1 } as const;
 
 /** Hands out room for tables, ascending. */
 class TableArea {

@@ -16,6 +16,7 @@ import {
 } from './aml.ts';
 import {
   busNumbers,
+  interrupt,
   ioPorts,
   ioWindow,
   irq,
@@ -24,11 +25,30 @@ import {
   memoryWindow64,
   resourceTemplate,
 } from './resources.ts';
+import type { Ecam } from './tables.ts';
 
 /** A range of addresses, both ends included. */
 export interface AddressWindow {
   readonly first: number;
   readonly last: number;
+}
+
+/** A PCI host and what is behind it. */
+export interface PciOptions {
+  /** Windows for memory BARs, below and above 4 GiB. */
+  readonly mmio: AddressWindow;
+  readonly mmio64?: AddressWindow;
+  /** Where its configuration space lies in memory; not there when absent. */
+  readonly ecam?: Ecam;
+  /** Interrupts INTA to INTD of devices: slot, pin (0 to 3) and the level-triggered GSI that it is wired to. */
+  readonly routes?: readonly { readonly slot: number; readonly pin: number; readonly gsi: number }[];
+}
+
+/** A virtio device's registers and its edge-triggered interrupt. */
+export interface VirtioMmioPlace {
+  readonly address: number;
+  readonly length: number;
+  readonly gsi: number;
 }
 
 /** What the DSDT describes. */
@@ -41,12 +61,17 @@ export interface DsdtOptions {
   readonly fwCfgPort?: number;
   /** Port of pvpanic, where a guest reports that its kernel panicked. */
   readonly panicPort?: number;
-  /** The PCI host's windows for memory BARs, below and above 4 GiB; no PCI host when absent. */
-  readonly pci?: { readonly mmio: AddressWindow; readonly mmio64?: AddressWindow };
+  /** No PCI host when absent. */
+  readonly pci?: PciOptions;
+  /** Virtio devices behind MMIO registers. */
+  readonly virtioMmio?: readonly VirtioMmioPlace[];
   /** Ports and registers that belong to the board itself, so that the guest gives them to nobody. */
   readonly boardPorts?: readonly { readonly port: number; readonly length: number }[];
   readonly boardMemory?: readonly { readonly address: number; readonly length: number }[];
 }
+
+/** Bytes of configuration space of a bus. */
+const ECAM_BUS_SIZE = 2 ** 20;
 
 /** Ports of PCI configuration mechanism #1. */
 const PCI_CONFIG_PORT = 0xcf8;
@@ -54,9 +79,12 @@ const PCI_CONFIG_LENGTH = 8;
 
 /** The DSDT's AML, without the table header. */
 export function buildDsdt(options: DsdtOptions): Aml[] {
-  const { serial = [], boardPorts = [], boardMemory = [] } = options;
+  const { serial = [], boardPorts = [], virtioMmio = [], pci } = options;
+  // Linux trusts an ECAM only when the board claims its addresses.
+  const ecam = pci?.ecam && { address: pci.ecam.address, length: (pci.ecam.lastBus + 1) * ECAM_BUS_SIZE };
+  const boardMemory = [...(options.boardMemory ?? []), ...(ecam === undefined ? [] : [ecam])];
   const devices = [
-    ...(options.pci === undefined ? [] : [pciHost(options.pci)]),
+    ...(pci === undefined ? [] : [pciHost(pci)]),
     isa('PIC', 'PNP0000', [ioPorts(0x20, 2), ioPorts(0xa0, 2), irq(2)]),
     isa('TIMR', 'PNP0100', [ioPorts(0x40, 4), irq(0)]),
     isa('RTC', 'PNP0B00', [ioPorts(0x70, 2), irq(8)]),
@@ -71,6 +99,7 @@ export function buildDsdt(options: DsdtOptions): Aml[] {
     ),
     ...(options.fwCfgPort === undefined ? [] : [qemuDevice('FWCF', 'QEMU0002', options.fwCfgPort, 12)]),
     ...(options.panicPort === undefined ? [] : [qemuDevice('PEVT', 'QEMU0001', options.panicPort, 1)]),
+    ...virtioMmio.map((place, i) => virtioDevice(place, i)),
     isa('MBRD', 'PNP0C02', [
       ...boardPorts.map(({ port, length }) => ioPorts(port, length)),
       ...boardMemory.map(({ address, length }) => memory32Fixed(address, length)),
@@ -96,8 +125,17 @@ function qemuDevice(path: string, id: string, port: number, length: number): Aml
   ]);
 }
 
-function pciHost(windows: { mmio: AddressWindow; mmio64?: AddressWindow }): Aml {
-  const { mmio, mmio64 } = windows;
+/** A virtio-mmio device, under the identifier that Linux's and FreeBSD's drivers bind to. Its DMA is coherent. */
+function virtioDevice({ address, length, gsi }: VirtioMmioPlace, index: number): Aml {
+  return device(`VR${index.toString(16).toUpperCase().padStart(2, '0')}`, [
+    name('_HID', string('LNRO0005')),
+    name('_UID', integer(index)),
+    name('_CCA', integer(1)),
+    name('_CRS', resourceTemplate([memory32Fixed(address, length), interrupt(gsi)])),
+  ]);
+}
+
+function pciHost({ mmio, mmio64, routes = [] }: PciOptions): Aml {
   return device('PCI0', [
     name('_HID', eisaId('PNP0A03')),
     name('_UID', integer(0)),
@@ -113,5 +151,13 @@ function pciHost(windows: { mmio: AddressWindow; mmio64?: AddressWindow }): Aml 
         ...(mmio64 === undefined ? [] : [memoryWindow64(mmio64.first, mmio64.last)]),
       ]),
     ),
+    ...(routes.length === 0 ? [] : [name('_PRT', routingTable(routes))]),
   ]);
+}
+
+/** _PRT (section 6.2.13): every function of a slot, its pin, and the GSI itself instead of a link device. */
+function routingTable(routes: NonNullable<PciOptions['routes']>): Aml {
+  return packageOf(
+    routes.map(({ slot, pin, gsi }) => packageOf([slot * 0x10000 + 0xffff, pin, 0, gsi].map(integer))),
+  );
 }

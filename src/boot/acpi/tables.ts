@@ -252,6 +252,23 @@ export function buildMadt(options: MadtOptions): Uint8Array {
   });
 }
 
+const MCFG_SIZE = HEADER_SIZE + 24;
+
+/** Where the configuration space of a PCI segment lies in memory. */
+export interface Ecam {
+  /** Configuration space of bus 0: 1 MiB a bus. */
+  readonly address: number;
+  /** Last bus, from 0 on. */
+  readonly lastBus: number;
+}
+
+/** MCFG (PCI Firmware Specification 3.3 section 4.1.2) of segment 0. */
+export function buildMcfg({ address, lastBus }: Ecam): Uint8Array {
+  return table('MCFG', 1, MCFG_SIZE, (out) => {
+    out.u64(HEADER_SIZE + 8, address).u8(HEADER_SIZE + 19, lastBus);
+  });
+}
+
 function structure(type: number, length: number): TableBytes {
   return new TableBytes(length).u8(0, type).u8(1, length);
 }

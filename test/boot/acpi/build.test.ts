@@ -4,7 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type AcpiOptions, buildAcpiTables, PCI_MMIO_WINDOW } from '../../../src/boot/acpi/build.ts';
+import {
+  type AcpiOptions,
+  buildAcpiTables,
+  PCI_ECAM,
+  PCI_MMIO_WINDOW,
+} from '../../../src/boot/acpi/build.ts';
 import { allocateRam } from '../../../src/memory/allocate.ts';
 import type { GuestMemory } from '../../../src/memory/guest-memory.ts';
 
@@ -17,7 +22,15 @@ const BOARD: AcpiOptions = {
   keyboard: true,
   fwCfgPort: 0x510,
   panicPort: 0x505,
-  pci: { mmio: PCI_MMIO_WINDOW },
+  pci: {
+    mmio: PCI_MMIO_WINDOW,
+    ecam: PCI_ECAM,
+    routes: [0, 1, 2, 3].map((pin) => ({ slot: 1, pin, gsi: 20 + pin })),
+  },
+  virtioMmio: [
+    { address: 0xe8000000, length: 0x200, gsi: 5 },
+    { address: 0xe8001000, length: 0x200, gsi: 17 },
+  ],
   boardPorts: [{ port: 0x92, length: 1 }],
   boardMemory: [{ address: 0xfec00000, length: 0x1000 }],
 };
@@ -89,7 +102,9 @@ describe('buildAcpiTables', () => {
   it('writes all tables with checksums that hold', () => {
     const tables = build(BOARD);
 
-    expect([...tables.keys()].sort()).toEqual(['APIC', 'DSDT', 'FACP', 'FACS', 'RSDP', 'RSDT', 'XSDT']);
+    expect([...tables.keys()].sort()).toEqual([
+      ...['APIC', 'DSDT', 'FACP', 'FACS', 'MCFG', 'RSDP', 'RSDT', 'XSDT'],
+    ]);
     for (const [signature, bytes] of tables)
       if (signature !== 'FACS') expect([signature, sum(bytes)]).toEqual([signature, 0]);
     expect(sum(tables.get('RSDP')!.subarray(0, 20))).toBe(0);
@@ -167,6 +182,26 @@ describe('buildAcpiTables', () => {
     expect(source).toMatch(
       /DWordMemory \(ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite/,
     );
+  });
+
+  it('describes virtio devices, the interrupts of PCI slots and the ECAM', () => {
+    const tables = build(BOARD);
+    writeFileSync(join(folder, 'DSDT.dat'), tables.get('DSDT')!);
+
+    iasl('-d', 'DSDT.dat');
+
+    const source = readFileSync(join(folder, 'DSDT.dsl'), 'utf8')
+      .replace(/\/\*.*?\*\//gs, '')
+      .replace(/\/\/.*$/gm, '')
+      .replace(/\s+/g, '');
+    expect(source).toContain('Device(VR01){Name(_HID,"LNRO0005")Name(_UID,One)');
+    expect(source).toMatch(
+      /Memory32Fixed\(ReadWrite,0xE8001000,0x00000200,\)Interrupt\(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,\)\{0x00000011,\}/,
+    );
+    expect(source).toContain('Package(0x04){0x0001FFFF,0x03,Zero,0x17}');
+    expect(source).toContain('Memory32Fixed(ReadWrite,0xE0000000,0x00100000,)');
+    const mcfg = Buffer.from(tables.get('MCFG')!);
+    expect([mcfg.readBigUInt64LE(44), mcfg[54], mcfg[55]]).toEqual([0xe0000000n, 0, 0]);
   });
 
   it('gives CPUs with large APIC IDs x2APIC structures', () => {
