@@ -19,6 +19,7 @@ import { SERIAL_SIZE, Serial } from '../devices/legacy/serial.ts';
 import { PCI_HOST_SIZE, PciHost } from '../devices/pci/host.ts';
 import { MMIO_HOLE_END } from '../memory/layout.ts';
 import { PanicWatch } from './panic-watch.ts';
+import { addVirtio } from './virtio.ts';
 import type { Vm } from './vm.ts';
 
 /** The first serial port. */
@@ -105,6 +106,7 @@ export function buildBoard(vm: Vm, events: BoardEvents): Board | undefined {
   vm.addDevice(fwCfg(cpus, vm.memory.size), { pio: [{ base: FW_CFG_PORT, size: FW_CFG_SIZE }] });
   vm.addDevice(pm, { pio: [{ base: DEFAULT_PM.port, size: PM.SIZE }], irq: [DEFAULT_PM.sci] });
   vm.addDevice(new PciHost(new ResetControl()), { pio: [{ base: 0xcf8, size: PCI_HOST_SIZE }] });
+  addVirtio(vm);
 
   return {
     type(bytes) {

@@ -9,6 +9,7 @@ import { BIOS_AREA_END, BIOS_AREA_START, buildE820, EBDA_END, EBDA_START } from 
 import { COM1, FW_CFG_PORT, PVPANIC_PORT } from './board.ts';
 import type { ResolvedConfig } from './config.ts';
 import { apicIds } from './cpu.ts';
+import { virtioMmioPlaces } from './virtio.ts';
 
 /** A loaded guest. */
 export interface LoadedBoot extends BootResult {
@@ -58,6 +59,7 @@ function writeFirmwareTables(
     fwCfgPort: FW_CFG_PORT,
     panicPort: PVPANIC_PORT,
     pci: { mmio: PCI_MMIO_WINDOW },
+    virtioMmio: virtioMmioPlaces(config),
     // Above the MP table's range of ids.
     end: MP_TABLE_AREA,
   });

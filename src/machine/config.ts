@@ -1,11 +1,13 @@
 /** What a machine is made of: the options of `Vm.create`, their defaults and their checks. */
 import { cpus as hostCpus } from 'node:os';
 import type { Logger } from 'pino';
+import type { VirtioDevice } from '../devices/virtio/virtio-device.ts';
 import { TsvError } from '../errors.ts';
 import { parseMemorySize } from '../memory/layout.ts';
 import type { CpuTopology } from '../vcpu/cpuid/index.ts';
 import type { IrqchipMode } from '../vcpu/engine.ts';
 import type { TraceTopic } from '../vcpu/protocol.ts';
+import type { DiskConfig } from './virtio.ts';
 
 /** Most vCPUs a machine may have; KVM's own limit is checked as well. */
 export const MAX_CPUS = 255;
@@ -80,6 +82,12 @@ export interface VmConfig {
   irqchip?: IrqchipMode;
   /** `pc` (default): the legacy devices, ACPI and PCI host of a PC. `none`: an empty bus. */
   board?: 'pc' | 'none';
+  /** Disks: virtio-blk devices, /dev/vda first. */
+  disks?: readonly DiskConfig[];
+  /** Further virtio devices, behind the disks. */
+  virtio?: readonly VirtioDevice[];
+  /** A virtio entropy device. Default false. */
+  rng?: boolean;
   /** What it starts with. */
   boot: BootConfig;
   /** Guest time runs this many times slower than the host's, 1 to 1000. Default 1. */
@@ -113,6 +121,9 @@ export interface ResolvedConfig extends Omit<VmConfig, 'memory'> {
   accel: 'auto' | 'kvm' | 'tcg';
   irqchip: IrqchipMode;
   board: 'pc' | 'none';
+  disks: readonly DiskConfig[];
+  virtio: readonly VirtioDevice[];
+  rng: boolean;
   timeScale: number;
   clock: 'host' | 'virtual';
   deviceTimeout: number;
@@ -136,6 +147,9 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
     accel: config.accel ?? 'auto',
     irqchip: config.irqchip ?? (board === 'none' ? 'none' : 'kernel'),
     board,
+    disks: config.disks ?? [],
+    virtio: config.virtio ?? [],
+    rng: config.rng ?? false,
     timeScale: config.timeScale ?? 1,
     clock: config.clock ?? 'host',
     seed: config.seed ?? (config.clock === 'virtual' ? 0 : undefined),
