@@ -132,12 +132,17 @@ export class Corpus<T> {
     try {
       await run(input);
     } catch (error) {
-      mkdirSync(this.#directory, { recursive: true });
-      const file = join(this.#directory, `failed-${name}.json`);
-      writeFileSync(file, `${JSON.stringify(input, null, 1)}\n`);
-      throw new Error(`Input kept as ${file}.`, { cause: error });
+      throw new Error(`Input kept as ${this.keep(input, name)}.`, { cause: error });
     }
     rmSync(this.#journal, { force: true });
+  }
+
+  /** Adds an input that fails. @returns its file */
+  keep(input: T, name: string): string {
+    mkdirSync(this.#directory, { recursive: true });
+    const file = join(this.#directory, `failed-${name}.json`);
+    writeFileSync(file, `${JSON.stringify(input, null, 1)}\n`);
+    return file;
   }
 
   /**

@@ -237,8 +237,9 @@ export function randomCase(
  * need certain values in registers.
  */
 export function randomSequence(encodings: readonly Encoding[], r: Random, length: number): Case {
-  const code = Array.from({ length }, () => [...randomCase(r.pick(encodings), r, { absolute: true }).code]);
-  return { code: Uint8Array.from(code.flat()), before: randomState(r) };
+  const parts = Array.from({ length }, () => randomCase(r.pick(encodings), r, { absolute: true }).code);
+  const code = Uint8Array.from(parts.flatMap((part) => [...part]));
+  return { code, parts, before: randomState(r) };
 }
 
 function isSized(encoding: Encoding): boolean {

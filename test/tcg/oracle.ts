@@ -54,6 +54,8 @@ export interface CaseState {
 /** Code that is run from a state. RSP must point into the data page. */
 export interface Case {
   code: Uint8Array;
+  /** The instructions of the code, where there are several. */
+  parts?: readonly Uint8Array[];
   before: CaseState;
   /** Offsets in the data page of what is not compared. */
   varies?: readonly number[];
