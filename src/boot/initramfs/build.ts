@@ -7,6 +7,7 @@ import { encodeCpio } from './cpio.ts';
 import { addHostFile, type HostFile } from './host-files.ts';
 import { initScript } from './init-script.ts';
 import { addModules, type ModuleOptions } from './modules.ts';
+import { rootScript } from './root-script.ts';
 import { FileTree } from './tree.ts';
 
 /** What goes into an initramfs. Paths in it may be written with or without a leading slash. */
@@ -28,11 +29,16 @@ export interface InitramfsOptions {
   readonly init?: string | Uint8Array;
   /** Shell commands for the /init that comes with busybox; an interactive shell when absent. */
   readonly command?: string;
+  /** The /init that comes with busybox mounts the disk that the kernel command line has as `root=`, and runs its init. */
+  readonly switchRoot?: boolean;
   /** `none` when absent: unpacking costs the guest time and the host's memory is large. */
   readonly compression?: 'none' | 'gzip';
   /** Seconds since 1970 that all files get; 0 when absent, so that the same input gives the same bytes. */
   readonly mtime?: number;
 }
+
+/** What the /init that runs the system on a disk needs of busybox. */
+const SWITCH_ROOT_APPLETS = ['sh', 'cat', 'findfs', 'insmod', 'mkdir', 'mount', 'sleep', 'switch_root'];
 
 /** A device node or a pipe. */
 export type InitramfsNode =
@@ -79,11 +85,30 @@ function defaultInit(
   modules: readonly string[],
 ): string | undefined {
   if (tree.has('init')) return undefined;
+  if (options.switchRoot === true) {
+    checkSwitchRoot(options, applets);
+    return rootScript({ modules });
+  }
   if (applets !== undefined) return initScript({ modules, applets, command: options.command });
   if (options.command === undefined) return undefined;
   throw new TsvError('TSV_E_INITRAMFS', 'A command needs a shell in the initramfs to run it.', {
     hint: 'Add busybox, or give an /init of your own.',
   });
+}
+
+function checkSwitchRoot(options: InitramfsOptions, applets: readonly string[] | undefined): void {
+  if (options.command !== undefined) {
+    throw new TsvError('TSV_E_INITRAMFS', 'An initramfs runs either a command or the system on a disk.', {
+      hint: 'Leave one of the two out; the kernel parameter init= names another program on the disk.',
+    });
+  }
+  const missing = SWITCH_ROOT_APPLETS.filter((name) => applets?.includes(name) !== true);
+  if (missing.length === 0) return;
+  throw new TsvError(
+    'TSV_E_INITRAMFS',
+    `Mounting the root file system needs ${missing.join(', ')} in the initramfs.`,
+    { hint: 'Add the busybox of the Debian package busybox-static.' },
+  );
 }
 
 function addMissingNode(tree: FileTree, path: string, major: number, minor: number): void {

@@ -1,4 +1,5 @@
 /** The /init of an initramfs with busybox. */
+import { quote } from './quote.ts';
 
 /** What {@link initScript} puts into the script. */
 export interface InitScriptOptions {
@@ -32,9 +33,4 @@ export function initScript(options: InitScriptOptions): string {
     'poweroff -f',
     '',
   ].join('\n');
-}
-
-/** A word the shell takes literally. */
-function quote(word: string): string {
-  return `'${word.replaceAll("'", "'\\''")}'`;
 }

@@ -19,6 +19,8 @@ export interface ModuleOptions {
   readonly root: string;
   /** Names such as `virtio_blk`; `-` and `_` are the same. Built-in ones are left out. */
   readonly names: readonly string[];
+  /** Left out, without an error, when the kernel has no such module; else loaded in this order behind `names`. */
+  readonly optional?: readonly string[];
   /** Unpack compressed modules, for kernels without CONFIG_MODULE_DECOMPRESS; true when absent. */
   readonly decompress?: boolean;
 }
@@ -52,6 +54,7 @@ export async function resolveModules(options: ModuleOptions): Promise<string[]> 
     order.push(module.path);
   };
   for (const name of names) await visit(moduleName(name), '');
+  for (const name of (options.optional ?? []).map(moduleName)) if (graph.has(name)) await visit(name, '');
   return order;
 }
 
