@@ -5,7 +5,9 @@
  * ordinary object on the thread that created the VM, so `read` and `write` may return promises.
  */
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { Mount } from './bus.ts';
 import type { Clock } from './clock.ts';
+import type { Msi } from './irqchip/msi.ts';
 
 /** Width of one access in bytes. Wider guest accesses (8 bytes, strings) arrive as several. */
 export type AccessSize = 1 | 2 | 4;
@@ -67,6 +69,12 @@ export interface DeviceContext {
   irq(index?: number): IrqLine;
   /** The latch of the register at `offset` (it must be declared `latched` or be a `w1c` target). */
   latch(offset: number): Latch;
+  /** Puts the device at one more place on the bus, as PCI BARs want it. @throws TSV_E_BUS_OVERLAP, TSV_E_BUS_RANGE */
+  mount(mount: Mount): void;
+  /** Takes it away from such a place. */
+  unmount(mount: Pick<Mount, 'space' | 'base'>): void;
+  /** Delivers a message-signalled interrupt. */
+  signalMsi(message: Msi): void;
   /** Asks the machine to end: guest power-off, reset request and the like. */
   stop(reason: StopReason): void;
   /** Reports something worth a log line (rate-limited by the machine). */

@@ -5,6 +5,7 @@ import type { Bus, Mount } from '../devices/bus.ts';
 import type { Clock } from '../devices/clock.ts';
 import type { Device, DeviceContext, IrqLine, StopReason } from '../devices/device.ts';
 import { IrqLines, UNCONNECTED } from '../devices/irq-lines.ts';
+import type { Msi } from '../devices/irqchip/msi.ts';
 import { TsvError } from '../errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { LogLimit } from './log.ts';
@@ -28,6 +29,7 @@ export interface DeviceHost {
   /** How many GSIs there are; 0 without interrupt controllers. */
   readonly gsis: number;
   setIrqLine(gsi: number, level: 0 | 1): void;
+  signalMsi(message: Msi): void;
   onStop(reason: StopReason): void;
   /** Milliseconds a device may take to close; 0 for no limit. */
   readonly closeTimeout: number;
@@ -96,13 +98,19 @@ export class DeviceSet {
   }
 
   #context(device: Device, lines: readonly IrqLine[]): DeviceContext {
-    const { bus, memory, clock, log, onStop } = this.#host;
+    const { bus, memory, clock, log, onStop, signalMsi } = this.#host;
     const limit = new LogLimit();
     return {
       memory,
       clock,
       irq: (index = 0) => lines[index] ?? UNCONNECTED,
       latch: (offset) => bus.latch(device, offset),
+      mount: (mount) => {
+        this.#checkMount(device, mount);
+        bus.mount(device, mount);
+      },
+      unmount: (mount) => bus.unmount(device, mount),
+      signalMsi,
       stop: onStop,
       log(level, message) {
         const suppressed = limit.admit();

@@ -118,6 +118,9 @@ export class Vm implements AsyncDisposable {
         if (this.#router === undefined) engine.setIrqLine(gsi, level);
         else this.#router.setIrqLine(gsi, level);
       },
+      signalMsi: (message) => {
+        if (this.#state !== 'stopped') engine.signalMsi(message);
+      },
       onStop: (reason) => this.#onStop(reason),
     });
     if (virtual) this.#devices.add(tickDevice(clock), { mmio: [{ base: TICK_CYCLE, size: 4 }] });

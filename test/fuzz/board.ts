@@ -103,6 +103,9 @@ export class BoardBench {
       clock: this.clock,
       irq: (index = 0) => lines[index] ?? { raise() {}, lower() {}, pulse() {} },
       latch: (offset) => this.bus.latch(device, offset),
+      mount: (place) => this.bus.mount(device, place),
+      unmount: (place) => this.bus.unmount(device, place),
+      signalMsi: () => {},
       stop: (reason) => this.stops.push(reason),
       log: () => {},
     });

@@ -102,6 +102,9 @@ export class HostileMachine implements AsyncDisposable {
       clock: this.#clock,
       irq: (index = 0) => lines[index] ?? { raise() {}, lower() {}, pulse() {} },
       latch: (offset) => this.bus.latch(device, offset),
+      mount: (place) => this.bus.mount(device, place),
+      unmount: (place) => this.bus.unmount(device, place),
+      signalMsi: (message) => this.#engine.signalMsi(message),
       stop: () => this.#ended('stop'),
       log: () => {},
     });

@@ -2,6 +2,7 @@
  * A place to test one device: recorded interrupt lines, a clock that moves when told to, latches as plain words, a
  * few MiB of guest RAM, and guest accesses that honour the device's register modes as the bus does.
  */
+import type { Mount } from '../../src/devices/bus.ts';
 import type { Clock, Timer } from '../../src/devices/clock.ts';
 import type {
   AccessSize,
@@ -12,6 +13,7 @@ import type {
   RegisterMode,
   StopReason,
 } from '../../src/devices/device.ts';
+import type { Msi } from '../../src/devices/irqchip/msi.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 
 /** Guest time that stands still until {@link ManualClock.advance}. */
@@ -110,6 +112,10 @@ export class DeviceBench<D extends Device> implements DeviceContext {
   readonly lines: RecordedLine[] = [];
   readonly latches = new Map<number, number>();
   readonly stops: StopReason[] = [];
+  /** Where the device put itself. */
+  readonly mounts: Mount[] = [];
+  /** Message-signalled interrupts. */
+  readonly messages: Msi[] = [];
   readonly logs: { level: string; message: string }[] = [];
 
   /** Attaches the device. */
@@ -150,6 +156,20 @@ export class DeviceBench<D extends Device> implements DeviceContext {
       or: (bits) => swap(load() | bits),
       clear: (bits) => swap(load() & ~bits),
     };
+  }
+
+  mount(mount: Mount): void {
+    this.mounts.push(mount);
+  }
+
+  unmount(mount: Pick<Mount, 'space' | 'base'>): void {
+    const index = this.mounts.findIndex(({ space, base }) => space === mount.space && base === mount.base);
+    if (index < 0) throw new Error(`nothing is mounted at 0x${mount.base.toString(16)}`);
+    this.mounts.splice(index, 1);
+  }
+
+  signalMsi(message: Msi): void {
+    this.messages.push(message);
   }
 
   stop(reason: StopReason): void {

@@ -15,6 +15,12 @@ export const PCI_CONFIG_ADDRESS = 0;
 export const PCI_CONFIG_DATA = 4;
 /** Ports the device occupies. */
 export const PCI_HOST_SIZE = 8;
+/** The configuration space of bus 0 as memory (PCI Express 5.0 section 7.2.2): 4 KiB for each function. */
+export const PCI_ECAM_OFFSET = 0x100000;
+export const PCI_ECAM_SIZE = 0x100000;
+const ECAM_FUNCTION_SIZE = 0x1000;
+/** Bytes of a function's space that functions here have; the rest, which only PCI Express knows, reads 0. */
+const CONFIG_SIZE = 0x100;
 /** Port 0xCF9 lies within CONFIG_ADDRESS, which only takes accesses of four bytes. */
 const RESET_CONTROL_OFFSET = 1;
 
@@ -35,7 +41,9 @@ export interface PciFunction {
   /** @param offset 0-255, aligned to `size` @returns the value, unsigned */
   readConfig(offset: number, size: AccessSize): number;
   /** @param value unsigned, below 2^(8*size) */
-  writeConfig(offset: number, size: AccessSize, value: number): void;
+  writeConfig(offset: number, size: AccessSize, value: number): void | Promise<void>;
+  /** Takes addresses for its BARs, as firmware would give it. */
+  assignBars?(allocate: (size: number) => number): void;
 }
 
 /** The host bridge's own configuration space: a header of type 0 in which nothing can be written. */
@@ -59,9 +67,12 @@ class HostBridge implements PciFunction {
   writeConfig(): void {}
 }
 
-/** Ports 0xCF8-0xCFF. */
+/** Ports 0xCF8-0xCFF, and the same configuration spaces at {@link PCI_ECAM_OFFSET}. */
 export class PciHost implements Device {
   readonly name = 'pci-host';
+  /** First address for BARs that has not been given away. */
+  #nextBar: number;
+  readonly #barsEnd: number;
   readonly #functions = new Map<number, PciFunction>([[0, new HostBridge()]]);
   readonly #resetControl: Device | undefined;
   #address = 0;
@@ -69,9 +80,12 @@ export class PciHost implements Device {
   /**
    * @param resetControl the device behind port 0xCF9. It lies within this device's ports, as on the chipsets that
    *   tell the two apart by the width of the access; it is attached, reset and saved along with this one.
+   * @param window addresses for the BARs of what is plugged in; the guest may move them
    */
-  constructor(resetControl?: Device) {
+  constructor(resetControl?: Device, window = { first: 0, last: -1 }) {
     this.#resetControl = resetControl;
+    this.#nextBar = window.first;
+    this.#barsEnd = window.last + 1;
   }
 
   /**
@@ -92,6 +106,15 @@ export class PciHost implements Device {
       });
     }
     this.#functions.set(slot * FUNCTIONS + index, device);
+    device.assignBars?.((size) => this.#allocate(size));
+  }
+
+  /** @returns 0, which is no address, when the window is full */
+  #allocate(size: number): number {
+    const at = Math.ceil(this.#nextBar / size) * size;
+    if (at + size > this.#barsEnd) return 0;
+    this.#nextBar = at + size;
+    return at;
   }
 
   attach(context: DeviceContext): void {
@@ -100,6 +123,11 @@ export class PciHost implements Device {
 
   read(offset: number, size: AccessSize): number | Promise<number> {
     const none = 2 ** (8 * size) - 1;
+    if (offset >= PCI_ECAM_OFFSET) {
+      const target = this.#memoryTarget(offset - PCI_ECAM_OFFSET, size);
+      if (target === undefined) return none;
+      return target.register < CONFIG_SIZE ? target.device.readConfig(target.register, size) : 0;
+    }
     if (offset >= PCI_CONFIG_DATA) {
       const target = this.#target(offset, size);
       return target?.device.readConfig(target.register, size) ?? none;
@@ -110,14 +138,27 @@ export class PciHost implements Device {
   }
 
   write(offset: number, size: AccessSize, value: number): void | Promise<void> {
+    if (offset >= PCI_ECAM_OFFSET) {
+      const target = this.#memoryTarget(offset - PCI_ECAM_OFFSET, size);
+      if (target === undefined || target.register >= CONFIG_SIZE) return;
+      return target.device.writeConfig(target.register, size, value);
+    }
     if (offset >= PCI_CONFIG_DATA) {
       const target = this.#target(offset, size);
-      target?.device.writeConfig(target.register, size, value);
-    } else if (offset === PCI_CONFIG_ADDRESS && size === 4) {
+      return target?.device.writeConfig(target.register, size, value);
+    }
+    if (offset === PCI_CONFIG_ADDRESS && size === 4) {
       this.#address = (value & ADDRESS_MASK) >>> 0;
     } else if (offset === RESET_CONTROL_OFFSET && size === 1) {
       return this.#resetControl?.write?.(0, 1, value);
     }
+  }
+
+  /** The function and register that an access to the memory-mapped spaces means. */
+  #memoryTarget(offset: number, size: AccessSize): { device: PciFunction; register: number } | undefined {
+    if (offset % size !== 0) return undefined;
+    const device = this.#functions.get(Math.floor(offset / ECAM_FUNCTION_SIZE));
+    return device && { device, register: offset % ECAM_FUNCTION_SIZE };
   }
 
   /** The function the address register selects, and the register a data access at `offset` means. */

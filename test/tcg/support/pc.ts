@@ -200,6 +200,9 @@ export class TcgPc {
       clock: this.#clock,
       irq: () => line,
       latch: (offset) => this.#bus.latch(device, offset),
+      mount: (place) => this.#bus.mount(device, place),
+      unmount: (place) => this.#bus.unmount(device, place),
+      signalMsi: (message) => void this.#router.signalMsi(message),
       stop: (reason) => {
         this.#stopped ??= reason;
       },
