@@ -329,6 +329,9 @@ export class KvmVm implements EngineVm {
     this.#native.kick(tid);
   }
 
+  /** The kernel releases what a thread held. */
+  retire(): void {}
+
   save(): Record<string, unknown> {
     const { irqchip, pit } = this.#config;
     const state: Record<string, unknown> = { clock: this.clock };

@@ -55,7 +55,7 @@ export class Rendezvous {
       .map((i) => ({ running: runningWord(i), attention: (areaBase(i) + S.ATTENTION) >> 2 }));
   }
 
-  /** To be called by whoever ends a vCPU's thread by force, when it is gone: the others do not wait for it. */
+  /** To be called when a vCPU's thread is gone, by force or for want of memory: the others do not wait for it. */
   static retire(words: Int32Array, index: number): void {
     Atomics.store(words, runningWord(index), 0);
     for (const lock of [EXCLUSIVE, PAIR]) {

@@ -21,6 +21,7 @@ import { CodeWatch } from './decode/code-watch.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { ATTENTION_ENGINE, ATTENTION_KICK, areaBase, engineSize, PAGE, RUN, RUN_SIZE, S } from './layout.ts';
 import { MemorySlots } from './memory-slots.ts';
+import { Rendezvous } from './rendezvous.ts';
 import { msrIndices } from './system/msrs.ts';
 
 /** Most vCPUs: each takes address space in the one memory that also holds guest RAM. */
@@ -224,6 +225,10 @@ export class TcgVm implements EngineVm {
     const word = (run.byteOffset - RUN + S.ATTENTION) >> 2;
     Atomics.or(this.#words, word, ATTENTION_KICK);
     Atomics.notify(this.#words, word);
+  }
+
+  retire(index: number): void {
+    Rendezvous.retire(this.#words, index);
   }
 
   /** Guest time is the machine's, which stands still by itself. */

@@ -113,6 +113,8 @@ export interface EngineVm extends AsyncDisposable {
   instructions(index: number): number | undefined;
   /** Makes a vCPU's `enter` return soon, from any state. */
   kick(tid: number, run: Uint8Array): void;
+  /** A vCPU's thread is gone: what it held while it ran is nobody's, and nothing waits for it. */
+  retire(index: number): void;
   /** Lets the engine's paravirtual clock stand still while the machine is paused, and go on from there. */
   stopClock(): void;
   /** Takes back {@link stopClock}. */

@@ -64,6 +64,7 @@ export class VcpuThread {
     this.#worker.on('message', (message: VcpuReport) => this.#onReport(message));
     this.#gone = new Promise((resolve) => {
       this.#worker.on('exit', () => {
+        engine.retire(this.index);
         this.#lost('its thread ended');
         resolve();
       });
