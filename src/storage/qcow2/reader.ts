@@ -10,6 +10,9 @@ import { settleAll } from './settle.ts';
 /** Bytes of unpacked clusters that are kept. */
 const UNPACKED_BUDGET = 1 << 20;
 
+/** Clusters that are looked at to find the end of an extent. */
+const EXTENT_CLUSTERS = 256;
+
 /** Guest bytes that are in one place. */
 interface Run {
   readonly entry: L2Entry;
@@ -62,11 +65,15 @@ export class Reader {
     this.#unpacked.clear();
   }
 
-  /** How far from `offset` on the disk is zero, or has to be read; not beyond what one L2 table maps. */
+  /** How far from `offset` on the disk is zero, or has to be read; not always as far as it could say. */
   async extent(offset: number, size: number): Promise<DiskExtent> {
     const { clusterSize } = this.#layout;
     const first = Math.floor(offset / clusterSize);
-    const end = Math.min(this.#map.nextTable(first), Math.ceil(size / clusterSize));
+    const next = this.#map.nextTable(first);
+    if (!this.#map.hasTable(first) && !this.backed(first)) {
+      return { length: Math.min(next * clusterSize, size) - offset, zero: true };
+    }
+    const end = Math.min(next, first + EXTENT_CLUSTERS, Math.ceil(size / clusterSize));
     const kind = (entry: L2Entry, cluster: number) =>
       entry.kind === 'unallocated' && this.backed(cluster) ? 'backing' : this.readsAsZeros(cluster, entry);
     const wanted = kind(await this.#map.lookup(first), first);
@@ -74,6 +81,7 @@ export class Reader {
     while (cluster < end && kind(await this.#map.lookup(cluster), cluster) === wanted) cluster++;
     const length = Math.min(cluster * clusterSize, size) - offset;
     if (wanted !== 'backing') return { length, zero: wanted };
+    if (offset >= this.#backing!.size) return { length, zero: true };
     const below = (await this.#backing!.extent?.(offset)) ?? { length, zero: false };
     return { length: Math.min(length, below.length), zero: below.zero };
   }
