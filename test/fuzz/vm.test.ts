@@ -54,6 +54,17 @@ describe.each(ENGINES)('a machine on %s with a hostile guest', (accel) => {
     expect(rejections).toEqual([]);
   }
 
+  it.each([...MODES.map((mode) => `code-${mode}`), ...MODES.map((mode) => `tcg-${mode}`)])(
+    'survives what upset the processor by itself: %s',
+    async (suite) => {
+      for (const [, input] of new Corpus<Pick<Input, 'mode' | 'tables' | 'seed' | 'code'>>(suite).inputs())
+        await run({ board: 'pc', cpus: 1, milliseconds: 10, ...input });
+
+      expect(Object.values(machines).every((machine) => machine.intact)).toBe(true);
+    },
+    60_000,
+  );
+
   it(
     'can be paused, or has ended for a reason that it names',
     async () => {
