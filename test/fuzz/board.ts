@@ -73,7 +73,15 @@ export class BoardBench {
     this.bus = new Bus({ onDeviceError: (error) => this.errors.push(error) });
     const irqs = new IrqLines((gsi, level) => this.gsi.set(gsi, level));
     const machine = {
-      config: { board: 'pc', cpus: 2, timeScale, irqchip: 'kernel' },
+      config: {
+        board: 'pc',
+        cpus: 2,
+        timeScale,
+        irqchip: 'kernel',
+        disks: [],
+        virtio: [],
+        rng: false,
+      },
       accel: { engine: 'kvm' },
       memory: this.memory,
       addDevice: (device: Device, options: DeviceOptions) => this.#add(device, options, irqs),

@@ -66,7 +66,7 @@ export class HostileMachine implements AsyncDisposable {
     this.#engine = KvmVm.create({ memory: this.memory, irqchip, pit }, { probe: probeKvm });
     this.bus = new Bus({ onDeviceError: (error) => this.errors.push(error) }, { wakeups: loadNative() });
     this.#irqs = new IrqLines((gsi, level) => this.#engine.setIrqLine(gsi, level));
-    const config = { board, cpus: 1, timeScale, irqchip };
+    const config = { board, cpus: 1, timeScale, irqchip, disks: [], virtio: [], rng: false };
     const accel = { engine: 'kvm' };
     const addDevice = (device: Device, options: DeviceOptions) => this.#add(device, options);
     buildBoard({ config, accel, memory: this.memory, addDevice } as unknown as Vm, {
