@@ -4,8 +4,9 @@ import { BLK_CONFIG, BLK_F, BLK_T } from '../../../src/devices/virtio/blk/abi.ts
 import { type BlkOptions, VirtioBlk } from '../../../src/devices/virtio/blk/blk.ts';
 import { settle } from '../../support/device-bench.ts';
 import { MemoryDisk } from './support/memory-disk.ts';
-import { F, MmioDriver } from './support/mmio-driver.ts';
+import { MmioDriver } from './support/mmio-driver.ts';
 import type { Buffer as Segment } from './support/rings.ts';
+import { F } from './support/transport-driver.ts';
 
 /** A guest's block driver. */
 class Guest {
@@ -77,13 +78,7 @@ class Guest {
   /** The same guest on a fresh device, over the same disk. */
   moved(): Guest {
     const next = new Guest(this.disk);
-    const { memory, device } = this.driver.bench;
-    const state = structuredClone(device.save());
-    next.driver.bench.memory.write(0, memory.read(0, memory.size));
-    next.driver.bench.device.restore(state);
-    next.driver.rings = this.driver.rings;
-    next.driver.heap = this.driver.heap;
-    for (const ring of next.driver.rings) ring.rebase(next.driver.bench.memory);
+    next.driver.continue(this.driver);
     for (const [token, place] of this.#places) next.#places.set(token, place);
     return next;
   }

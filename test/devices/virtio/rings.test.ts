@@ -2,8 +2,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Echo } from './support/echo.ts';
-import { F, MmioDriver } from './support/mmio-driver.ts';
+import { MmioDriver } from './support/mmio-driver.ts';
 import type { Form, Buffer as Segment } from './support/rings.ts';
+import { F } from './support/transport-driver.ts';
 
 const FORMATS = [
   ['split', 0n],
@@ -97,13 +98,7 @@ class Conversation {
     const echo = new Echo([64]);
     echo.isPrompt = false;
     const driver = new MmioDriver(echo);
-    const { memory, device } = this.driver.bench;
-    const state = structuredClone(device.save());
-    driver.bench.memory.write(0, memory.read(0, memory.size));
-    driver.bench.device.restore(state);
-    driver.rings = this.driver.rings;
-    driver.heap = this.driver.heap;
-    for (const ring of driver.rings) ring.rebase(driver.bench.memory);
+    driver.continue(this.driver);
     const next = new Conversation(echo, driver);
     for (const [token, sent] of this.#sent) next.#sent.set(token, sent);
     return next;

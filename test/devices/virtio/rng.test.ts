@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { VirtioRng } from '../../../src/devices/virtio/rng/rng.ts';
-import { F, MmioDriver } from './support/mmio-driver.ts';
+import { MmioDriver } from './support/mmio-driver.ts';
+import { F } from './support/transport-driver.ts';
 
 async function started(features = 0n, seed?: number) {
   const driver = new MmioDriver(new VirtioRng({ seed }));

@@ -4,46 +4,11 @@ import type { TransportOptions } from '../../../../src/devices/virtio/transport/
 import { MMIO, VirtioMmio } from '../../../../src/devices/virtio/transport/mmio.ts';
 import type { VirtioDevice } from '../../../../src/devices/virtio/virtio-device.ts';
 import { DeviceBench } from '../../../support/device-bench.ts';
-import { Heap, PackedDriver, type RingDriver, SplitDriver } from './rings.ts';
+import { type RingPlace, TransportDriver } from './transport-driver.ts';
 
-/** Features of the rings and the transport. */
-export const F = { INDIRECT: 1n << 28n, EVENT_IDX: 1n << 29n, VERSION_1: 1n << 32n, PACKED: 1n << 34n };
-
-/** What a guest driver can do, whatever the transport. */
-export interface TransportDriver {
-  readonly bench: DeviceBench<VirtioMmio>;
-  readonly heap: Heap;
-  readonly rings: RingDriver[];
-  /** Interrupts so far. */
-  readonly interrupts: number;
-  status(): number;
-  setStatus(value: number): Promise<void>;
-  offered(): bigint;
-  accept(features: bigint): void;
-  /** Reset, negotiation, one ring for each queue, DRIVER_OK. */
-  start(options?: StartOptions): Promise<void>;
-  setUp(index: number, ring: Pick<RingDriver, 'size' | 'desc' | 'driver' | 'device'>): void;
-  notify(index: number): void;
-  config(offset: number, size: 1 | 2 | 4): number;
-  setConfig(offset: number, size: 1 | 2 | 4, value: number): void;
-  /** Takes the pending interrupt, as its handler would. @returns the interrupt status */
-  takeInterrupt(): number;
-}
-
-export interface StartOptions {
-  /** Accepted besides VERSION_1. */
-  features?: bigint;
-  /** Ring size for queue i; default the largest. */
-  size?: (max: number, index: number) => number;
-}
-
-export class MmioDriver implements TransportDriver {
-  readonly bench: DeviceBench<VirtioMmio>;
-  heap = new Heap();
-  rings: RingDriver[] = [];
-
-  constructor(device: VirtioDevice, options?: TransportOptions, memoryMiB = 4) {
-    this.bench = new DeviceBench(new VirtioMmio(device, options), { memoryMiB });
+export class MmioDriver extends TransportDriver<VirtioMmio> {
+  constructor(device: VirtioDevice, options?: TransportOptions) {
+    super(new DeviceBench(new VirtioMmio(device, options), { memoryMiB: 4 }));
   }
 
   get interrupts(): number {
@@ -81,30 +46,12 @@ export class MmioDriver implements TransportDriver {
     this.write(MMIO.DRIVER_FEATURES, Number(features >> 32n));
   }
 
-  async start({ features = 0n, size = (max) => max }: StartOptions = {}): Promise<void> {
-    await this.setStatus(0);
-    await this.setStatus(3);
-    this.accept(features | F.VERSION_1);
-    await this.setStatus(11);
-    const Ring = features & F.PACKED ? PackedDriver : SplitDriver;
-    this.rings = [];
-    for (let index = 0; ; index++) {
-      this.write(MMIO.QUEUE_SEL, index);
-      const max = this.read(MMIO.QUEUE_NUM_MAX);
-      if (max === 0) break;
-      const ring = new Ring({
-        memory: this.bench.memory,
-        heap: this.heap,
-        size: size(max, index),
-        eventIdx: (features & F.EVENT_IDX) !== 0n,
-      });
-      this.rings.push(ring);
-      this.setUp(index, ring);
-    }
-    await this.setStatus(15);
+  queueMax(index: number): number {
+    this.write(MMIO.QUEUE_SEL, index);
+    return this.read(MMIO.QUEUE_NUM_MAX);
   }
 
-  setUp(index: number, ring: Pick<RingDriver, 'size' | 'desc' | 'driver' | 'device'>): void {
+  setUp(index: number, ring: RingPlace): void {
     const address = (register: number, gpa: number) => {
       this.write(register, gpa % 2 ** 32);
       this.write(register + 4, Math.floor(gpa / 2 ** 32));
