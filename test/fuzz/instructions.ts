@@ -264,12 +264,43 @@ export function sequences(mode: Mode): readonly Uint8Array[] {
   return found;
 }
 
+const APIC_PAGE = 0xfee0_0000;
+
+/** Any register of the local APIC gets any value, by its page or as an MSR; now and then it changes its mode. */
+function programApic(random: Random): number[] {
+  const le32 = (value: number) => [value & 0xff, (value >>> 8) & 0xff, (value >>> 16) & 0xff, value >>> 24];
+  // mov ecx, msr; mov edx, high; mov eax, low; wrmsr
+  const wrmsr = (msr: number, high: number, low: number) => [
+    0xb9,
+    ...le32(msr),
+    0xba,
+    ...le32(high),
+    0xb8,
+    ...le32(low),
+    0x0f,
+    0x30,
+  ];
+  const register = random.below(0x40);
+  // Vectors, delivery modes and shorthands, or anything.
+  const value = random.chance(60) ? random.u32() & 0xf_c7ff : random.evil32();
+  if (random.chance(10)) return wrmsr(0x1b, 0, (APIC_PAGE | (random.below(4) << 10) | 0x100) >>> 0);
+  if (random.chance(40)) return wrmsr(0x800 + register, random.below(4), value);
+  const address = APIC_PAGE + register * 16 + (random.chance(5) ? random.below(16) : 0);
+  // mov eax, address; mov [eax], value, or mov ebx, [eax]
+  return [0xb8, ...le32(address), ...(random.chance(80) ? [0xc7, 0x00, ...le32(value)] : [0x8b, 0x18])];
+}
+
 /** Random code: bytes, or sequences with some bytes changed, doubled and dropped. */
 export function makeCode(mode: Mode, random: Random): Uint8Array {
   if (random.chance(15)) return random.bytes(16 + random.below(240));
   const known = sequences(mode);
   const code: number[] = [];
+  const apic = (mode === 'long' || mode === 'protected') && random.chance(20);
   for (let n = 1 + random.below(24); n > 0; n--) {
+    if (apic && random.chance(70)) {
+      code.push(...programApic(random));
+      continue;
+    }
     const sequence = [...random.pick(known)];
     if (random.chance(30)) sequence[random.below(sequence.length)] ^= 1 << random.below(8);
     if (random.chance(10)) sequence.splice(random.below(sequence.length), 1);
