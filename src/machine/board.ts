@@ -1,6 +1,6 @@
 /** The devices of a PC, at the addresses and on the interrupts a PC has them. */
 
-import { DEFAULT_PM } from '../boot/acpi/build.ts';
+import { DEFAULT_PM, PCI_ECAM, PCI_MMIO_WINDOW } from '../boot/acpi/build.ts';
 import { AcpiPm, PM } from '../devices/acpi/pm.ts';
 import { FW_CFG_SIZE, FwCfg } from '../devices/fw-cfg/fw-cfg.ts';
 import { FW_CFG_NB_CPUS, FW_CFG_RAM_SIZE } from '../devices/fw-cfg/keys.ts';
@@ -16,7 +16,7 @@ import { Port92 } from '../devices/legacy/port92.ts';
 import { PostCode } from '../devices/legacy/post-code.ts';
 import { ResetControl } from '../devices/legacy/reset-control.ts';
 import { SERIAL_SIZE, Serial } from '../devices/legacy/serial.ts';
-import { PCI_HOST_SIZE, PciHost } from '../devices/pci/host.ts';
+import { PCI_ECAM_OFFSET, PCI_ECAM_SIZE, PCI_HOST_SIZE, PciHost } from '../devices/pci/host.ts';
 import { MMIO_HOLE_END } from '../memory/layout.ts';
 import { PanicWatch } from './panic-watch.ts';
 import { addVirtio } from './virtio.ts';
@@ -105,8 +105,12 @@ export function buildBoard(vm: Vm, events: BoardEvents): Board | undefined {
   vm.addDevice(new Panic(), { pio: [{ base: PVPANIC_PORT, size: 1 }] });
   vm.addDevice(fwCfg(cpus, vm.memory.size), { pio: [{ base: FW_CFG_PORT, size: FW_CFG_SIZE }] });
   vm.addDevice(pm, { pio: [{ base: DEFAULT_PM.port, size: PM.SIZE }], irq: [DEFAULT_PM.sci] });
-  vm.addDevice(new PciHost(new ResetControl()), { pio: [{ base: 0xcf8, size: PCI_HOST_SIZE }] });
-  addVirtio(vm);
+  const pciHost = new PciHost(new ResetControl(), PCI_MMIO_WINDOW);
+  vm.addDevice(pciHost, {
+    pio: [{ base: 0xcf8, size: PCI_HOST_SIZE }],
+    mmio: [{ base: PCI_ECAM.address, size: PCI_ECAM_SIZE, offset: PCI_ECAM_OFFSET }],
+  });
+  addVirtio(vm, pciHost);
 
   return {
     type(bytes) {

@@ -1,5 +1,5 @@
 /** Puts what a machine boots into its memory: kernel or code, memory map, firmware tables. */
-import { buildAcpiTables, PCI_MMIO_WINDOW } from '../boot/acpi/build.ts';
+import { buildAcpiTables } from '../boot/acpi/build.ts';
 import type { BootResult } from '../boot/boot-types.ts';
 import { loadKernel } from '../boot/image.ts';
 import type { NamedRange } from '../boot/layout.ts';
@@ -9,7 +9,7 @@ import { BIOS_AREA_END, BIOS_AREA_START, buildE820, EBDA_END, EBDA_START } from 
 import { COM1, FW_CFG_PORT, PVPANIC_PORT } from './board.ts';
 import type { ResolvedConfig } from './config.ts';
 import { apicIds } from './cpu.ts';
-import { virtioMmioPlaces } from './virtio.ts';
+import { virtioPlaces } from './virtio.ts';
 
 /** A loaded guest. */
 export interface LoadedBoot extends BootResult {
@@ -58,8 +58,7 @@ function writeFirmwareTables(
     keyboard: true,
     fwCfgPort: FW_CFG_PORT,
     panicPort: PVPANIC_PORT,
-    pci: { mmio: PCI_MMIO_WINDOW },
-    virtioMmio: virtioMmioPlaces(config),
+    ...virtioPlaces(config),
     // Above the MP table's range of ids.
     end: MP_TABLE_AREA,
   });

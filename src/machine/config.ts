@@ -7,7 +7,7 @@ import { parseMemorySize } from '../memory/layout.ts';
 import type { CpuTopology } from '../vcpu/cpuid/index.ts';
 import type { IrqchipMode } from '../vcpu/engine.ts';
 import type { TraceTopic } from '../vcpu/protocol.ts';
-import type { DiskConfig } from './virtio.ts';
+import type { DiskConfig, VirtioTransport } from './virtio.ts';
 
 /** Most vCPUs a machine may have; KVM's own limit is checked as well. */
 export const MAX_CPUS = 255;
@@ -88,6 +88,8 @@ export interface VmConfig {
   virtio?: readonly VirtioDevice[];
   /** A virtio entropy device. Default false. */
   rng?: boolean;
+  /** How guests reach the virtio devices: `mmio` (default, found by ACPI) or `pci`. */
+  transport?: VirtioTransport;
   /** What it starts with. */
   boot: BootConfig;
   /** Guest time runs this many times slower than the host's, 1 to 1000. Default 1. */
@@ -124,6 +126,7 @@ export interface ResolvedConfig extends Omit<VmConfig, 'memory'> {
   disks: readonly DiskConfig[];
   virtio: readonly VirtioDevice[];
   rng: boolean;
+  transport: VirtioTransport;
   timeScale: number;
   clock: 'host' | 'virtual';
   deviceTimeout: number;
@@ -150,6 +153,7 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
     disks: config.disks ?? [],
     virtio: config.virtio ?? [],
     rng: config.rng ?? false,
+    transport: config.transport ?? 'mmio',
     timeScale: config.timeScale ?? 1,
     clock: config.clock ?? 'host',
     seed: config.seed ?? (config.clock === 'virtual' ? 0 : undefined),

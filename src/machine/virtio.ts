@@ -1,8 +1,11 @@
 /** A machine's virtio devices: which there are, and where guests find them. */
-import type { VirtioMmioPlace } from '../boot/acpi/dsdt.ts';
+import { PCI_ECAM, PCI_MMIO_WINDOW } from '../boot/acpi/build.ts';
+import type { DsdtOptions, VirtioMmioPlace } from '../boot/acpi/dsdt.ts';
+import type { PciHost } from '../devices/pci/host.ts';
 import { VirtioBlk } from '../devices/virtio/blk/blk.ts';
 import { VirtioRng } from '../devices/virtio/rng/rng.ts';
 import { VIRTIO_MMIO_SIZE, VirtioMmio } from '../devices/virtio/transport/mmio.ts';
+import { VirtioPci } from '../devices/virtio/transport/pci.ts';
 import type { VirtioDevice } from '../devices/virtio/virtio-device.ts';
 import { TsvError } from '../errors.ts';
 import type { BlockBackend } from '../storage/backend.ts';
@@ -19,33 +22,62 @@ export interface DiskConfig {
   queues?: number;
 }
 
+/** How guests reach virtio devices: registers of their own, or functions of the PCI bus. */
+export type VirtioTransport = 'mmio' | 'pci';
+
 /** Registers of device i, a page each: behind the ECAM, before the I/O APIC. */
 const MMIO_BASE = 0xe8000000;
 const MMIO_STRIDE = 0x1000;
-/** Inputs of the I/O APIC that nothing else on the board is wired to; the last four are the PCI slots'. */
+/** Inputs of the I/O APIC that nothing else on the board is wired to. */
 const MMIO_GSIS = [5, 10, 11, 7, 6, 3, 12, 14, 15, 16, 17, 18, 19] as const;
+/** PCI device i has slot i + 1; the host bridge is in slot 0. */
+const PCI_SLOTS = 31;
+/** The inputs that INTA of the slots is wired to, by turns. */
+const PCI_GSIS = [20, 21, 22, 23] as const;
 const MAX_DISK_QUEUES = 8;
 
-/** Where the virtio-mmio devices of a machine are. */
-export function virtioMmioPlaces({ disks, rng, virtio }: ResolvedConfig): VirtioMmioPlace[] {
+/** What the ACPI tables say of the virtio devices of a machine. @throws TSV_E_CONFIG when they are too many */
+export function virtioPlaces(config: ResolvedConfig): Pick<DsdtOptions, 'virtioMmio' | 'pci'> {
+  const { disks, rng, virtio, transport } = config;
   const count = disks.length + virtio.length + (rng ? 1 : 0);
-  if (count > MMIO_GSIS.length) {
+  const room = transport === 'pci' ? PCI_SLOTS : MMIO_GSIS.length;
+  if (count > room) {
     throw new TsvError('TSV_E_CONFIG', `The board has no room for ${count} virtio devices.`, {
-      hint: `Use at most ${MMIO_GSIS.length}.`,
+      hint: `Use at most ${room}${transport === 'pci' ? '' : `, or up to ${PCI_SLOTS} with transport: "pci"`}.`,
     });
   }
-  return MMIO_GSIS.slice(0, count).map((gsi, i) => ({
-    address: MMIO_BASE + i * MMIO_STRIDE,
+  const pci = { mmio: PCI_MMIO_WINDOW, ecam: PCI_ECAM };
+  if (transport === 'pci') {
+    const routes = Array.from({ length: count }, (_, i) => ({ slot: i + 1, pin: 0, gsi: pciGsi(i) }));
+    return { pci: { ...pci, routes } };
+  }
+  return { virtioMmio: Array.from({ length: count }, (_, i) => mmioPlace(i)), pci };
+}
+
+function pciGsi(index: number): number {
+  return PCI_GSIS[index % PCI_GSIS.length];
+}
+
+function mmioPlace(index: number): VirtioMmioPlace {
+  return {
+    address: MMIO_BASE + index * MMIO_STRIDE,
     length: VIRTIO_MMIO_SIZE,
-    gsi,
-  }));
+    gsi: MMIO_GSIS[index],
+  };
 }
 
 /** Attaches the devices that the configuration asks for. @throws TSV_E_CONFIG */
-export function addVirtio(vm: Vm): void {
-  const devices = virtioDevices(vm.config);
-  for (const [i, { address, length, gsi }] of virtioMmioPlaces(vm.config).entries()) {
-    vm.addDevice(new VirtioMmio(devices[i]), { mmio: [{ base: address, size: length }], irq: [gsi] });
+export function addVirtio(vm: Vm, pciHost: PciHost): void {
+  virtioPlaces(vm.config);
+  for (const [i, device] of virtioDevices(vm.config).entries()) {
+    if (vm.config.transport === 'pci') {
+      const pci = new VirtioPci(device);
+      vm.addDevice(pci, { irq: [pciGsi(i)] });
+      pciHost.plug(i + 1, 0, pci);
+    } else {
+      const { address, length, gsi } = mmioPlace(i);
+      vm.addDevice(new VirtioMmio(device), { mmio: [{ base: address, size: length }], irq: [gsi] });
+    }
   }
 }
 
