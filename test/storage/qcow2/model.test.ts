@@ -121,7 +121,7 @@ describe.each([
         await createQcow2(path, { size: SIZE, ...options });
         await play(path, Buffer.alloc(SIZE), list);
       }),
-      { numRuns: RUNS },
+      { numRuns: RUNS, endOnFailure: true },
     );
   });
 });
@@ -148,7 +148,7 @@ describe.each(['raw', 'qcow2', 'compressed', 'zstd', 'v2'] as const)('over a bac
         base.copy(model);
         await play(path, model, list);
       }),
-      { numRuns: RUNS },
+      { numRuns: RUNS, endOnFailure: true },
     );
     expect(readFileSync(file).equals(before)).toBe(true);
   });
@@ -175,7 +175,7 @@ it('writes to images with compressed clusters and snapshots, which stay as they 
       qemuImg('snapshot', '-d', 'first', path);
       await play(path, model, list);
     }),
-    { numRuns: RUNS },
+    { numRuns: RUNS, endOnFailure: true },
   );
 });
 
@@ -186,6 +186,6 @@ it('keeps few L2 tables in memory when told so', async () => {
       await createQcow2(path, { size: SIZE, clusterSize: 512 });
       await play(path, Buffer.alloc(SIZE), list, { cacheSize: 0 });
     }),
-    { numRuns: RUNS },
+    { numRuns: RUNS, endOnFailure: true },
   );
 });
