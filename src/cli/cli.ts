@@ -8,6 +8,7 @@ import yargs, { type Argv, type Options } from 'yargs';
 import { TsvError } from '../errors.ts';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { imageCommand } from './commands/image.ts';
 import { initramfsCommand } from './commands/initramfs.ts';
 import { kernelCommand } from './commands/kernel.ts';
 import { runCommand } from './commands/run.ts';
@@ -39,6 +40,7 @@ const TSVISOR: CliCommand<never> = {
     doctorCommand,
     kernelCommand,
     initramfsCommand,
+    imageCommand,
     demoCommand,
   ] as readonly CliCommand<never>[],
   examples: [

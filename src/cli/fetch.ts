@@ -5,8 +5,7 @@ import { basename } from 'node:path';
 import { defaultCacheDir } from '../host/cache.ts';
 import { type FetchedKernel, fetchBusybox, fetchKernel } from '../host/kernel-fetch.ts';
 import type { FetchOptions, FetchProgress } from '../host/packages.ts';
-import { Progress } from './progress.ts';
-import { dieOf, type EndSignal, watchSignals } from './signals.ts';
+import { longOperation } from './long-operation.ts';
 
 const PHASES: Readonly<Record<FetchProgress['phase'], string>> = {
   wait: 'waiting for another tsvisor that is fetching',
@@ -30,35 +29,15 @@ export function fetchBusyboxWithProgress(options: FetchCliOptions = {}): Promise
   return withProgress(options, fetchBusybox);
 }
 
-async function withProgress<T>(
-  options: FetchCliOptions,
-  fetch: (options: FetchOptions) => Promise<T>,
-): Promise<T> {
-  const progress = new Progress();
-  const abort = new AbortController();
-  let interrupted: EndSignal | undefined;
-  // The first Ctrl-C lets the tools that were started end, and unfinished files be removed.
-  const unwatch = watchSignals((signal) => {
-    interrupted = signal;
-    abort.abort();
+function withProgress<T>(options: FetchCliOptions, fetch: (options: FetchOptions) => Promise<T>): Promise<T> {
+  return longOperation((progress, signal) => {
+    const onProgress = ({ phase, package: name, fraction }: FetchProgress): void => {
+      if (phase === 'cached') return;
+      const percent = fraction === undefined ? '' : `${Math.floor(fraction * 100)} %`;
+      progress.update(`tsvisor: ${name}: ${PHASES[phase]}`, percent);
+    };
+    return fetch({ ...options, onProgress, signal });
   });
-  const onProgress = ({ phase, package: name, fraction }: FetchProgress): void => {
-    if (phase === 'cached') return;
-    const percent = fraction === undefined ? '' : `${Math.floor(fraction * 100)} %`;
-    progress.update(`tsvisor: ${name}: ${PHASES[phase]}`, percent);
-  };
-  try {
-    return await fetch({ ...options, onProgress, signal: abort.signal });
-  } catch (error) {
-    if (interrupted !== undefined) {
-      progress.clear();
-      dieOf(interrupted);
-    }
-    throw error;
-  } finally {
-    progress.clear();
-    unwatch();
-  }
 }
 
 /** The kernels in the cache, by the package that was asked for. */

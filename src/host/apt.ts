@@ -1,5 +1,5 @@
 /** Downloads Debian packages through the host's apt, without installing anything and without being root. */
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TsvError } from '../errors.ts';
 import type { Cache } from './cache.ts';
@@ -91,6 +91,62 @@ export class Apt {
       throw aptError(`${target} cannot be downloaded`, result.stderr);
     }
     return path;
+  }
+
+  /**
+   * The packages an empty system needs to have the named ones, without recommendations.
+   * @param names of packages, or patterns of apt such as `?essential`
+   * @returns the names of their .deb files, as {@link downloadPlan} names them
+   * @throws TSV_E_FETCH when some cannot be had
+   */
+  async plan(names: readonly string[]): Promise<string[]> {
+    // apt names only what has yet to be downloaded; nothing ever is to this folder.
+    const archives = await this.#cache.folder('apt', 'plan');
+    const attempt = async () =>
+      this.#run('apt-get', ['--print-uris', ...(await this.#emptySystem(archives, names))]);
+    let { status, stdout, stderr } = await attempt();
+    if (status !== 0 && this.#ownLists === undefined) {
+      await this.update();
+      ({ status, stdout, stderr } = await attempt());
+    }
+    if (status !== 0) {
+      throw aptError(
+        `The packages ${names.join(' ')} cannot be had together`,
+        `${this.#updateErrors}\n${stderr}\n${stdout}`,
+      );
+    }
+    // 'URI' FILE SIZE HASH
+    return [...stdout.matchAll(/^'[^']+' ([^\s/]+\.deb) \d+/gm)].map((match) => match[1]);
+  }
+
+  /**
+   * Downloads what {@link plan} names, as far as it is not there yet.
+   * @throws TSV_E_FETCH; apt has checked the checksums
+   */
+  async downloadPlan(names: readonly string[], archives: string): Promise<void> {
+    const args = ['--download-only', ...(await this.#emptySystem(archives, names))];
+    const { status, stderr } = await this.#run('apt-get', args, 'download');
+    if (status === 0) return;
+    const stale = /404 +Not Found|Hash Sum mismatch|File not found/i.test(stderr);
+    if (stale && this.#ownLists === undefined) throw new StaleListsError(names.join(' '), stderr);
+    throw aptError('The packages cannot be downloaded', stderr);
+  }
+
+  /** Options for installing into a system that has nothing yet, while the host's state stays as it is. */
+  async #emptySystem(archives: string, names: readonly string[]): Promise<string[]> {
+    const state = await this.#cache.folder('apt');
+    await mkdir(join(archives, 'partial'), { recursive: true });
+    await writeFile(join(state, 'no-packages'), '');
+    const settings = [
+      `Dir::State::Status=${join(state, 'no-packages')}`,
+      `Dir::State::Extended_States=${join(state, 'no-states')}`,
+      `Dir::Cache=${state}`,
+      `Dir::Cache::Archives=${archives}`,
+      'Debug::NoLocking=true',
+      'APT::Install-Recommends=false',
+      'APT::Get::Assume-Yes=true',
+    ];
+    return [...settings.flatMap((setting) => ['-o', setting]), 'install', ...names];
   }
 
   async #show(name: string): Promise<AptPackage | undefined> {

@@ -13,6 +13,13 @@ export interface RunOptions {
   readonly fd3?: number;
   /** Gets the lines the tool writes to file descriptor 3, when `fd3` is not given. */
   readonly onStatusLine?: (line: string) => void;
+  /** Variables for the tool's environment. */
+  readonly env?: Readonly<Record<string, string>>;
+  /**
+   * Give the tool a process group of its own, which the signal kills with all that is in it: for scripts, which would
+   * start the next tool when one ends.
+   */
+  readonly killGroup?: boolean;
 }
 
 /** What a tool did. */
@@ -34,15 +41,16 @@ export async function run(
   args: readonly string[],
   options: RunOptions = {},
 ): Promise<RunResult> {
-  const { cwd, signal, fd3, onStatusLine } = options;
+  const { cwd, signal, fd3, onStatusLine, env, killGroup = false } = options;
   throwIfAborted(signal);
   const third = fd3 ?? (onStatusLine === undefined ? 'ignore' : 'pipe');
   const child = spawn(command, args, {
     cwd,
     stdio: ['ignore', 'pipe', 'pipe', third],
-    env: { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' },
+    env: { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive', ...env },
+    detached: killGroup,
   });
-  const stop = () => terminate(child);
+  const stop = () => (killGroup ? killGroupOf(child) : terminate(child));
   signal?.addEventListener('abort', stop, { once: true });
   let stdout = '';
   let stderr = '';
@@ -99,6 +107,14 @@ function terminate(child: ChildProcess): void {
     // It has ended already, or this kernel does not list children.
   }
   child.kill('SIGTERM');
+}
+
+function killGroupOf(child: ChildProcess): void {
+  try {
+    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+  } catch {
+    // It has ended already.
+  }
 }
 
 function eachLine(stream: Readable | null, visit: (line: string) => void): void {

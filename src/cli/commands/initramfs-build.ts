@@ -2,6 +2,7 @@
 import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { InitramfsOptions } from '../../boot/initramfs/build.ts';
+import type { ModuleOptions } from '../../boot/initramfs/modules.ts';
 import { TsvError } from '../../errors.ts';
 import type { CliCommand } from '../cli.ts';
 
@@ -13,6 +14,7 @@ interface BuildArguments {
   kernelTree?: string;
   init?: string;
   command?: string;
+  switchRoot?: boolean;
   compress: 'none' | 'gzip';
   json?: boolean;
 }
@@ -31,7 +33,7 @@ export const initramfsBuildCommand: CliCommand<BuildArguments> = {
       type: 'string',
       nargs: 1,
       array: true,
-      describe: 'kernel module, with what it needs; repeatable',
+      describe: 'kernel module, with what it needs; repeatable (--switch-root brings those for virtio disks)',
     },
     'kernel-tree': {
       type: 'string',
@@ -40,6 +42,10 @@ export const initramfsBuildCommand: CliCommand<BuildArguments> = {
     },
     init: { type: 'string', nargs: 1, describe: 'host file that becomes /init' },
     command: { type: 'string', nargs: 1, describe: 'what the /init of busybox runs instead of a shell' },
+    'switch-root': {
+      type: 'boolean',
+      describe: 'the /init of busybox runs the system on the disk that root= names',
+    },
     compress: {
       type: 'string',
       nargs: 1,
@@ -55,6 +61,10 @@ export const initramfsBuildCommand: CliCommand<BuildArguments> = {
     [
       'tsvisor initramfs build -o i.img --busybox --module virtio_blk --kernel-tree ./kernel',
       'with a driver',
+    ],
+    [
+      'tsvisor initramfs build -o i.img --busybox --switch-root --kernel-tree ./kernel',
+      'boots a virtio disk',
     ],
   ],
   async run(args) {
@@ -72,24 +82,30 @@ export const initramfsBuildCommand: CliCommand<BuildArguments> = {
 };
 
 async function planInitramfs(args: BuildArguments): Promise<InitramfsOptions> {
-  if ((args.module === undefined) !== (args.kernelTree === undefined)) {
-    throw new TsvError('TSV_E_USAGE', '--module and --kernel-tree belong together.', {
-      hint: 'Name the modules, and the tree of the kernel they are for.',
-    });
-  }
+  const modules = await planModules(args);
   const { readHostFile } = await import('../../boot/initramfs/host-files.ts');
   const { fetchBusyboxWithProgress } = await import('../fetch.ts');
   return {
     files: args.add?.map(parseAdd),
     busybox: args.busybox === undefined ? undefined : args.busybox || (await fetchBusyboxWithProgress()),
-    modules:
-      args.module === undefined
-        ? undefined
-        : { names: args.module, root: moduleFolder(args.kernelTree as string) },
+    modules,
+    switchRoot: args.switchRoot,
     init: args.init === undefined ? undefined : await readHostFile(args.init),
     command: args.command,
     compression: args.compress,
   };
+}
+
+async function planModules(args: BuildArguments): Promise<ModuleOptions | undefined> {
+  const { module: names = [], kernelTree, switchRoot = false } = args;
+  if (kernelTree === undefined ? names.length > 0 : names.length === 0 && !switchRoot) {
+    throw new TsvError('TSV_E_USAGE', '--module and --kernel-tree belong together.', {
+      hint: 'Name the modules, and the tree of the kernel they are for.',
+    });
+  }
+  if (kernelTree === undefined) return undefined;
+  const { ROOT_MODULES } = await import('../../boot/initramfs/root-script.ts');
+  return { root: moduleFolder(kernelTree), names, optional: switchRoot ? ROOT_MODULES : [] };
 }
 
 /** HOST[:GUEST]; without GUEST the file goes into the root directory. */
