@@ -101,6 +101,8 @@ export class RecordedLine implements IrqLine {
 export interface DeviceBenchOptions {
   /** MiB of guest RAM at address 0; default 1. */
   memoryMiB?: number;
+  /** Other guest RAM in its place. */
+  memory?: GuestMemory;
   clock?: ManualClock;
 }
 
@@ -122,12 +124,7 @@ export class DeviceBench<D extends Device> implements DeviceContext {
   constructor(device: D, options: DeviceBenchOptions = {}) {
     this.device = device;
     this.clock = options.clock ?? new ManualClock();
-    const pages = (options.memoryMiB ?? 1) * 16;
-    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-    this.memory = new GuestMemory({
-      memories: [memory],
-      regions: [{ gpa: 0, size: pages * 65536, memory: 0, offset: 0 }],
-    });
+    this.memory = options.memory ?? plainMemory(options.memoryMiB ?? 1);
     device.attach?.(this);
   }
 
@@ -159,6 +156,9 @@ export class DeviceBench<D extends Device> implements DeviceContext {
   }
 
   mount(mount: Mount): void {
+    const { base, size } = mount;
+    const isTaken = this.mounts.some((other) => base < other.base + other.size && other.base < base + size);
+    if (isTaken) throw new Error(`0x${base.toString(16)} is taken`);
     this.mounts.push(mount);
   }
 
@@ -232,6 +232,15 @@ export class DeviceBench<D extends Device> implements DeviceContext {
     for (let done = 0; done < size; done += width) parts.push([offset + done, width]);
     return parts;
   }
+}
+
+function plainMemory(mebibytes: number): GuestMemory {
+  const pages = mebibytes * 16;
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  return new GuestMemory({
+    memories: [memory],
+    regions: [{ gpa: 0, size: pages * 65536, memory: 0, offset: 0 }],
+  });
 }
 
 /** Lets setImmediate callbacks and what they cause run. */

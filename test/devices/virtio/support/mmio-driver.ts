@@ -4,11 +4,12 @@ import type { TransportOptions } from '../../../../src/devices/virtio/transport/
 import { MMIO, VirtioMmio } from '../../../../src/devices/virtio/transport/mmio.ts';
 import type { VirtioDevice } from '../../../../src/devices/virtio/virtio-device.ts';
 import { DeviceBench } from '../../../support/device-bench.ts';
+import { patchedMemory } from './patched-memory.ts';
 import { type RingPlace, TransportDriver } from './transport-driver.ts';
 
 export class MmioDriver extends TransportDriver<VirtioMmio> {
   constructor(device: VirtioDevice, options?: TransportOptions) {
-    super(new DeviceBench(new VirtioMmio(device, options), { memoryMiB: 4 }));
+    super(new DeviceBench(new VirtioMmio(device, options), { memory: patchedMemory() }));
   }
 
   get interrupts(): number {

@@ -5,6 +5,7 @@ import { VirtioPci } from '../../../../src/devices/virtio/transport/pci.ts';
 import { COMMON } from '../../../../src/devices/virtio/transport/pci-common.ts';
 import type { VirtioDevice } from '../../../../src/devices/virtio/virtio-device.ts';
 import { DeviceBench } from '../../../support/device-bench.ts';
+import { patchedMemory } from './patched-memory.ts';
 import { type RingPlace, TransportDriver } from './transport-driver.ts';
 
 type Size = 1 | 2 | 4;
@@ -24,7 +25,7 @@ export class PciDriver extends TransportDriver<VirtioPci> {
   #taken = 0;
 
   constructor(device: VirtioDevice, options?: TransportOptions, usesMsix = true) {
-    super(new DeviceBench(new VirtioPci(device, options), { memoryMiB: 4 }));
+    super(new DeviceBench(new VirtioPci(device, options), { memory: patchedMemory() }));
     this.usesMsix = usesMsix;
     new PciHost(undefined, WINDOW).plug(1, 0, this.bench.device);
     this.cfgWrite(4, 2, 6);
