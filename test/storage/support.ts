@@ -3,6 +3,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { build } from 'rolldown';
 import { afterAll } from 'vitest';
 import type { BlockBackend } from '../../src/storage/backend.ts';
 
@@ -55,4 +56,16 @@ export function pattern(length: number, seed: number): Buffer {
     bytes[i] = (state >>> 24) | 1;
   }
   return bytes;
+}
+
+/** Makes a program from a TypeScript file beside this one, for processes of their own. @returns its path */
+export async function bundle(name: string, folder: string): Promise<string> {
+  const program = join(folder, `${name}.mjs`);
+  await build({
+    input: join(import.meta.dirname, `${name}.ts`),
+    platform: 'node',
+    output: { file: program, format: 'esm' },
+    logLevel: 'silent',
+  });
+  return program;
 }

@@ -82,7 +82,10 @@ describe.each([
             const crashed = `${path}.crash`;
             recording.crash(crashed, event, (index) => ((mask >> (index % 31)) & 1) === 1);
             const { leaks } = qemuCheck(crashed);
-            expect((await checkDisk(crashed)).found).toMatchObject({ corruptions: 0, leaks });
+            const { found } = await checkDisk(crashed);
+            expect(found.corruptions).toBe(0);
+            // QEMU does not see those behind the end of the file.
+            expect(found.leaks).toBeGreaterThanOrEqual(leaks);
             const last = flushed.findLast((each) => each.event <= event)!;
             const after = await openDisk(crashed, { readOnly: true });
             const bytes = await content(after);

@@ -2,27 +2,21 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { build } from 'rolldown';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { checkDisk } from '../../../src/storage/check.ts';
 import { createRaw } from '../../../src/storage/create.ts';
 import { openDisk } from '../../../src/storage/open.ts';
 import { createQcow2 } from '../../../src/storage/qcow2/create.ts';
 import { load, stamp } from '../load.ts';
-import { content, qemuCheck, qemuImg, testFolder } from '../support.ts';
+import { bundle, content, qemuCheck, qemuImg, testFolder } from '../support.ts';
 
 const SIZE = 4 << 20;
 const KILLS = Number(process.env.TSV_DISK_CASES ?? 8);
 const folder = testFolder();
-const program = join(folder, 'load-process.mjs');
+let program = '';
 
 beforeAll(async () => {
-  await build({
-    input: join(import.meta.dirname, '../load-process.ts'),
-    platform: 'node',
-    output: { file: program, format: 'esm' },
-    logLevel: 'silent',
-  });
+  program = await bundle('load-process', folder);
 });
 
 /** Runs the load until it kills itself. @returns how many rounds were flushed */
@@ -99,7 +93,9 @@ describe.each(['plain', 'small clusters', 'overlay', 'snapshot', 'raw'])(
         if (kind === 'raw') continue;
         const { leaks } = qemuCheck(path);
         const { found } = await checkDisk(path);
-        expect(found).toMatchObject({ corruptions: 0, leaks });
+        expect(found.corruptions).toBe(0);
+        // QEMU does not see those behind the end of the file.
+        expect(found.leaks).toBeGreaterThanOrEqual(leaks);
         if (run % 2 === 0) {
           expect((await checkDisk(path, { repair: 'leaks' })).left ?? found).toMatchObject({
             corruptions: 0,
