@@ -14,6 +14,8 @@ const BENIGN: readonly RegExp[] = [
   /i8042: PNP: PS\/2 appears to have AUX port disabled/,
   // A host with other work lets a vCPU's thread wait in the middle of an interrupt.
   /hrtimer: interrupt took \d+ ns$/,
+  // The rest of the line "smpboot: x86: Booting SMP configuration", when something else was said meanwhile.
+  /\](\s+#\d+)+$/,
   // A driver for machines with an AMD processor that is loaded on all of them.
   /AMD-Vi: AMD IOMMUv2 functionality not available on this system - This is not a bug\.$/,
 ];

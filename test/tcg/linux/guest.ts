@@ -1,7 +1,7 @@
 /** Runs a shell script in a Debian guest on the tcg engine and takes its output apart. */
 import { buildInitramfs, type InitramfsOptions } from '../../../src/boot/initramfs/build.ts';
 import { fetchBusybox, fetchKernel } from '../../../src/host/kernel-fetch.ts';
-import { Vm, type VmExit } from '../../../src/index.ts';
+import { Vm, type VmConfig, type VmExit } from '../../../src/index.ts';
 
 /** A guest's whole run may take this long, ms; only one that hangs does. */
 export const LIMIT = 900_000;
@@ -24,6 +24,8 @@ export interface GuestOptions {
   readonly initramfs?: InitramfsOptions;
   /** Debian package of the kernel; the cloud kernel when absent. */
   readonly kernel?: string;
+  /** What else the machine has. */
+  readonly config?: Partial<VmConfig>;
   /** Sees the output as it comes. */
   readonly onOutput?: (text: string, vm: Vm) => void;
 }
@@ -50,6 +52,7 @@ export async function runGuest(options: GuestOptions): Promise<GuestRun> {
     cpus: options.cpus ?? 1,
     cpu: options.cpu,
     memory: options.memory ?? '256M',
+    ...options.config,
     boot: {
       kernel: kernel.vmlinuz,
       initrd,
