@@ -2,6 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { VirtioBlk } from '../../../src/devices/virtio/blk/blk.ts';
+import { VirtioConsole } from '../../../src/devices/virtio/console/console.ts';
 import { VirtioRng } from '../../../src/devices/virtio/rng/rng.ts';
 import type { VirtioDevice } from '../../../src/devices/virtio/virtio-device.ts';
 import { settle } from '../../support/device-bench.ts';
@@ -53,10 +54,18 @@ const steps: Record<string, fc.Arbitrary<Step>> = {
     }),
   status: fc.constantFrom(0, 1, 3, 11, 15, 255).map((value) => (driver) => driver.setStatus(value)),
   start: fc
-    .tuple(fc.constantFrom(0n, F.PACKED), fc.constantFrom(0n, F.EVENT_IDX), fc.constantFrom(1, 2, 4, 16, 64))
-    .map(([format, events, size]) => (driver) => {
+    .tuple(
+      fc.constantFrom(0n, F.PACKED),
+      fc.constantFrom(0n, F.EVENT_IDX),
+      fc.constantFrom(1, 2, 4, 16, 64),
+      fc.oneof(fc.constant(0xffffffn), fc.bigInt(0n, 0xffffffn)),
+    )
+    .map(([format, events, size, mask]) => (driver) => {
       driver.heap = new (driver.heap.constructor as new () => typeof driver.heap)();
-      return driver.start({ features: F.INDIRECT | format | events, size: (max) => Math.min(max, size) });
+      return driver.start({
+        features: F.INDIRECT | format | events | (driver.offered() & mask),
+        size: (max) => Math.min(max, size),
+      });
     }),
   queue: fc.tuple(fc.nat(3), u16, gpa, gpa, gpa).map(([index, size, desc, avail, used]) => (driver) => {
     driver.setUp(index, { size, desc, driver: avail, device: used });
@@ -118,6 +127,7 @@ const anyStep = fc.oneof(
 const DEVICES: readonly (readonly [string, () => VirtioDevice])[] = [
   ['echo', () => new Echo([16, 64])],
   ['rng', () => new VirtioRng({ seed: 1 })],
+  ['console', () => new VirtioConsole({ ports: [{ onOutput() {} }, { onOutput: () => settle(1) }] })],
   ['blk', () => new VirtioBlk({ backend: new MemoryDisk(), queues: 2 })],
 ];
 
@@ -177,11 +187,14 @@ describe.each(TRANSPORTS)('a hostile driver over %s', (transport, Driver) => {
       { gpa: 0x1000, length: 16, isWritable: false },
       { gpa: 0x2000, length: 513, isWritable: true },
     ];
-    const isRng = driver.bench.device.name.includes('rng');
-    const token = driver.rings[0].add(isRng ? data.slice(1) : data);
-    driver.notify(0);
+    // The second queue of a console is the one for output.
+    const { name } = driver.bench.device;
+    const queue = name.includes('console') ? 1 : 0;
+    const buffers = { rng: data.slice(1), console: data.slice(0, 1) }[/rng|console/.exec(name)?.[0] ?? ''];
+    const token = driver.rings[queue].add(buffers ?? data);
+    driver.notify(queue);
     await settle();
-    const [done] = driver.rings[0].collect();
+    const [done] = driver.rings[queue].collect();
     expect([transport, done?.token]).toEqual([transport, token]);
   }
 });
