@@ -13,6 +13,17 @@ export interface AptPackage {
   readonly depends: readonly string[];
 }
 
+/** What an empty system needs. */
+export interface InstallPlan {
+  /** Names of .deb files, as {@link Apt.downloadPlan} names them. */
+  readonly files: readonly string[];
+  /** Bytes they will take when installed, as they say themselves. */
+  readonly installedSize: number;
+}
+
+/** apt's units of size are decimal. */
+const APT_UNITS: Readonly<Record<string, number>> = { k: 1e3, M: 1e6, G: 1e9 };
+
 /** What is told about progress; `fraction` is 0 to 1. */
 export type AptProgress = (phase: 'update' | 'download', fraction: number) => void;
 
@@ -96,10 +107,9 @@ export class Apt {
   /**
    * The packages an empty system needs to have the named ones, without recommendations.
    * @param names of packages, or patterns of apt such as `?essential`
-   * @returns the names of their .deb files, as {@link downloadPlan} names them
    * @throws TSV_E_FETCH when some cannot be had
    */
-  async plan(names: readonly string[]): Promise<string[]> {
+  async plan(names: readonly string[]): Promise<InstallPlan> {
     // apt names only what has yet to be downloaded; nothing ever is to this folder.
     const archives = await this.#cache.folder('apt', 'plan');
     const attempt = async () =>
@@ -112,11 +122,15 @@ export class Apt {
     if (status !== 0) {
       throw aptError(
         `The packages ${names.join(' ')} cannot be had together`,
-        `${this.#updateErrors}\n${stderr}\n${stdout}`,
+        `${stderr}\n${this.#updateErrors}`,
+        '',
       );
     }
     // 'URI' FILE SIZE HASH
-    return [...stdout.matchAll(/^'[^']+' ([^\s/]+\.deb) \d+/gm)].map((match) => match[1]);
+    const files = [...stdout.matchAll(/^'[^']+' ([^\s/]+\.deb) \d+/gm)].map((match) => match[1]);
+    const [, amount = '0', unit = ''] = /^After this operation, ([\d.,]+) ([kMG]?)B of/m.exec(stdout) ?? [];
+    const installedSize = Number(amount.replaceAll(',', '')) * (APT_UNITS[unit] ?? 1);
+    return { files, installedSize };
   }
 
   /**
@@ -129,7 +143,7 @@ export class Apt {
     if (status === 0) return;
     const stale = /404 +Not Found|Hash Sum mismatch|File not found/i.test(stderr);
     if (stale && this.#ownLists === undefined) throw new StaleListsError(names.join(' '), stderr);
-    throw aptError('The packages cannot be downloaded', stderr);
+    throw aptError('The packages cannot be downloaded', stderr, '');
   }
 
   /** Options for installing into a system that has nothing yet, while the host's state stays as it is. */
@@ -190,8 +204,14 @@ export function checkPackageName(name: string): void {
   });
 }
 
-/** What a failed tool's messages mean for the user. */
-export function aptError(message: string, stderr: string): TsvError {
+/** What else there is to do for who wanted a kernel. */
+const WITHOUT_APT = ', or give a kernel of your own with --kernel';
+
+/**
+ * What a failed tool's messages mean for the user.
+ * @param otherwise another way to what was wanted, to be added to advice
+ */
+export function aptError(message: string, stderr: string, otherwise = WITHOUT_APT): TsvError {
   const lines = stderr.split('\n').filter((line) => /^(?:E|W|Err|tar|dpkg-deb)[ :]/.test(line));
   const reason = (
     lines.find((line) => /^E:|No space|dpkg-deb:/.test(line)) ??
@@ -199,19 +219,19 @@ export function aptError(message: string, stderr: string): TsvError {
     stderr.trim()
   ).trim();
   return new TsvError('TSV_E_FETCH', `${message}: ${reason || 'no reason given'}`, {
-    hint: adviceFor(stderr),
+    hint: adviceFor(stderr, otherwise),
   });
 }
 
-function adviceFor(stderr: string): string {
+function adviceFor(stderr: string, otherwise: string): string {
   if (/No space left|enough free space|Disk quota/i.test(stderr)) {
     return 'The disk is full: free space, or choose another cache folder.';
   }
   if (/resolv|connect|timed out|Network is unreachable|Proxy/i.test(stderr)) {
-    return 'Check the network and the proxy settings of apt, or give a kernel of your own with --kernel.';
+    return `Check the network and the proxy settings of apt${otherwise}.`;
   }
   if (/Permission denied/i.test(stderr)) return 'Check the permissions of the cache folder.';
   if (/NO_PUBKEY|not signed|Hash Sum/i.test(stderr))
     return 'The repository is not sound; see what `apt-get update` says.';
-  return 'Check the sources of apt, or give a kernel of your own with --kernel.';
+  return `Check the sources of apt${otherwise}.`;
 }

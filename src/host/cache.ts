@@ -5,7 +5,7 @@
 import { constants } from 'node:fs';
 import { mkdir, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { isAbsolute, join } from 'node:path';
+import { isAbsolute, join, resolve } from 'node:path';
 import { TsvError } from '../errors.ts';
 import { run } from './command.ts';
 
@@ -23,7 +23,7 @@ export class Cache {
   readonly root: string;
 
   constructor(root = defaultCacheDir()) {
-    this.root = root;
+    this.root = resolve(root); // apt takes relative paths as relative to folders of its own
   }
 
   /** A path in the cache. */

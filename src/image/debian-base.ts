@@ -7,7 +7,7 @@ import type { Cache } from '../host/cache.ts';
 import { findRootNamespace } from './namespace.ts';
 import type { ImageProgress } from './progress.ts';
 import { INSTALL_SCRIPT } from './scripts.ts';
-import { runScript } from './tool.ts';
+import { runScript, treeMemory } from './tool.ts';
 import { withWorkFolder } from './work-folder.ts';
 
 /** What every package may rely on in its scripts; the second says that /bin and /usr/bin are the same. */
@@ -50,8 +50,8 @@ export async function debianBase(cache: Cache, options: DebianBaseOptions): Prom
   const apt = new Apt(cache, signal, (step, fraction) => report({ step, fraction }));
   const install = async (): Promise<DebianBase> => {
     report({ step: 'resolve' });
-    const first = await apt.plan(ESSENTIAL);
-    const all = await apt.plan(names);
+    const { files: first } = await apt.plan(ESSENTIAL);
+    const { files: all, installedSize } = await apt.plan(names);
     const packages = [...first, ...all.filter((name) => !first.includes(name))];
     // The script is part of what is in the archive.
     const archive = cache.path(`base-${digest([INSTALL_SCRIPT, ...packages])}.tar`);
@@ -59,7 +59,8 @@ export async function debianBase(cache: Cache, options: DebianBaseOptions): Prom
     const archives = await cache.folder('packages');
     report({ step: 'download', fraction: 0 });
     await apt.downloadPlan(names, archives);
-    await installPackages(cache, archive, archives, packages, first.length, options);
+    const set = { archives, packages, first: first.length, installedSize };
+    await installPackages(cache, set, archive, options);
     await removeOther(archives, packages);
     return { archive, packages };
   };
@@ -73,12 +74,21 @@ export async function debianBase(cache: Cache, options: DebianBaseOptions): Prom
   return base;
 }
 
+/** Packages that are to be installed. */
+interface PackageSet {
+  /** The folder they are in. */
+  readonly archives: string;
+  readonly packages: readonly string[];
+  /** How many of them make up what every package may rely on; they come first. */
+  readonly first: number;
+  /** Bytes they say they take. */
+  readonly installedSize: number;
+}
+
 async function installPackages(
   cache: Cache,
+  { archives, packages, first, installedSize }: PackageSet,
   archive: string,
-  archives: string,
-  packages: readonly string[],
-  first: number,
   { signal, report }: DebianBaseOptions,
 ): Promise<void> {
   const namespace = await findRootNamespace(signal);
@@ -86,19 +96,20 @@ async function installPackages(
     const root = join(folder, 'root');
     await mkdir(root);
     const packed = join(folder, 'base.tar');
-    let installed = 0;
+    let done = 0;
     const onStatusLine = (line: string): void => {
       const [kind, ...fields] = line.split(':').map((field) => field.trim());
       if (kind === 'unpack') report({ step: 'unpack', fraction: Number(fields[0]) / Number(fields[1]) });
       if (kind === 'pack') report({ step: 'pack' });
       // dpkg's own words (--status-fd) for the first packages, apt's for the rest.
-      if (kind === 'status' && fields[1] === 'installed') installed++;
+      if (kind === 'status' && (fields[1] === 'unpacked' || fields[1] === 'installed')) done += 1 / 2;
       else if (kind !== 'pmstatus') return;
       const others = kind === 'pmstatus' ? Number(fields[1]) / 100 : 0;
-      const fraction = (installed + others * (packages.length - first)) / packages.length;
-      report({ step: 'install', fraction: Math.min(1, fraction) });
+      const fraction = (Math.min(done, first) + others * (packages.length - first)) / packages.length;
+      report({ step: 'install', fraction });
     };
-    const args = [root, packed, archives, String(first), ...packages];
+    const memory = treeMemory(installedSize);
+    const args = [root, String(memory), packed, archives, String(first), ...packages];
     await runScript(namespace, 'Installing the packages', INSTALL_SCRIPT, args, { signal, onStatusLine });
     await rename(packed, archive);
   });

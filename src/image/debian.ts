@@ -10,8 +10,9 @@ import { fetchBusybox, fetchKernel } from '../host/kernel-fetch.ts';
 import type { FetchProgress } from '../host/packages.ts';
 import { debianBase } from './debian-base.ts';
 import { debianFiles } from './debian-files.ts';
-import { makeExt4 } from './ext4.ts';
+import { EXT4_TOOLS, makeExt4 } from './ext4.ts';
 import type { ImageProgress } from './progress.ts';
+import { requireTools } from './tool.ts';
 
 /** Options of {@link buildDebianImage}. */
 export interface DebianImageOptions {
@@ -52,6 +53,7 @@ export interface DebianImage {
   readonly packages: readonly string[];
 }
 
+const TOOLS = { ...EXT4_TOOLS, 'apt-get': 'apt', 'dpkg-deb': 'dpkg', flock: 'util-linux' };
 const DEFAULT_SIZE = 2 * 2 ** 30;
 
 /**
@@ -67,6 +69,7 @@ export async function buildDebianImage(options: DebianImageOptions): Promise<Deb
   const stem = output.replace(/\.(?:img|raw|ext4)$/, '');
   const [kernelFile, initrdFile] = [`${stem}.vmlinuz`, `${stem}.initrd`];
 
+  await requireTools(TOOLS, signal); // before anything is downloaded
   const fetching = { cacheDir, refresh, signal, onProgress: fetchReporter(report) };
   const kernel = await fetchKernel({ ...fetching, package: options.kernelPackage });
   const busybox = await fetchBusybox(fetching);

@@ -1,13 +1,13 @@
 /** Makes an ext4 file system in a file, without mounting anything. */
 import { randomUUID } from 'node:crypto';
-import { chmod, mkdir, open, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, open, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { TsvError } from '../errors.ts';
 import type { Cache } from '../host/cache.ts';
 import { findRootNamespace } from './namespace.ts';
 import type { ImageProgress } from './progress.ts';
 import { DOES_NOT_FIT, FORMAT_SCRIPT } from './scripts.ts';
-import { requireTools, runScript } from './tool.ts';
+import { requireTools, runScript, treeMemory } from './tool.ts';
 import { withWorkFolder } from './work-folder.ts';
 
 /** A file or symbolic link that goes into a file system; it belongs to root. `path` is absolute. */
@@ -43,7 +43,11 @@ export interface Ext4Options {
 /** The smallest size mkfs makes a journal in, and that Linux boots from with some room. */
 const MIN_SIZE = 8 * 2 ** 20;
 
-const TOOLS = {
+/** What a kernel's modules take at most, roughly. */
+const MODULES_SIZE = 512 * 2 ** 20;
+
+/** What this needs of the host: programs, and the Debian packages that have them. */
+export const EXT4_TOOLS = {
   'mkfs.ext4': 'e2fsprogs',
   tar: 'tar',
   chroot: 'coreutils',
@@ -63,7 +67,7 @@ export async function makeExt4(cache: Cache, options: Ext4Options): Promise<void
       hint: 'Use at least 8M, and a multiple of 4096 bytes.',
     });
   }
-  await requireTools(TOOLS, signal);
+  await requireTools(EXT4_TOOLS, signal);
   const namespace = await findRootNamespace(signal);
   const output = resolve(options.output);
   const partial = `${output}.${process.pid}.part`;
@@ -75,7 +79,8 @@ export async function makeExt4(cache: Cache, options: Ext4Options): Promise<void
       await mkdir(over);
       await writeFiles(over, files);
       const uuid = options.uuid ?? randomUUID();
-      const args = [root, archive, over, modules, partial, String(size), uuid];
+      const memory = treeMemory(archive === '' ? 0 : (await stat(archive)).size + MODULES_SIZE);
+      const args = [root, String(memory), archive, over, modules, partial, String(size), uuid];
       let need = 0;
       const { status } = await runScript(namespace, 'Making the file system', FORMAT_SCRIPT, args, {
         signal,

@@ -15,7 +15,10 @@ umask 022
  * that maintainer scripts need: bound from the host in namespaces of our own, whose end takes them away again, else
  * made as nodes and removed.
  */
-const INSIDE = `inside() {
+const INSIDE = `in_memory() {
+  [ "$namespaces" = no ] || [ "$1" = 0 ] || mount -t tmpfs -o "mode=755,size=$1" tmpfs "$root"
+}
+inside() {
   chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 TZ=UTC \\
     DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true "$@"
 }
@@ -49,15 +52,16 @@ strip() {
 /**
  * Installs Debian packages into an empty tree and packs it.
  *
- * Arguments: "yes" in namespaces of our own, the tree, the archive to write, the folder of packages, how many of the
- * packages come first, the packages' file names. The first ones are what every package may rely on in its scripts
+ * Arguments: "yes" in namespaces of our own; the tree, an empty folder; how many bytes of memory it may take, 0 when it is
+ * built on the disk; the archive to write; the folder of packages; how many of the packages come first; the packages'
+ * file names. The first ones are what every package may rely on in its scripts
  * (Debian Policy 3.8): they are unpacked without scripts to begin with, so that dpkg and its scripts can run at all, and
  * then installed properly; apt of the new system orders the rest.
  */
 export const INSTALL_SCRIPT = `${START}
-namespaces=$1 root=$2 archive=$3 folder=$4 first=$5
-shift 5
-${INSIDE}
+namespaces=$1 root=$2 memory=$3 archive=$4 folder=$5 first=$6
+shift 6
+${INSIDE}in_memory "$memory"
 # Debian 12 and later have these directories in /usr (Debian Policy 9.1.1).
 for name in bin sbin lib lib64; do
   mkdir -p "$root/usr/$name"
@@ -107,13 +111,14 @@ export const DOES_NOT_FIT = 9;
 /**
  * Makes an ext4 file system of a packed tree, with files put over it.
  *
- * Arguments: "yes" in namespaces of our own, an empty folder to work in, the packed tree, a folder of files that go over
- * it, the folder of kernel modules or "", the image to write, its size in bytes, UUID. Root's password is in
- * $TSVISOR_PASSWORD; none is needed to log in when that is empty or absent.
+ * Arguments: "yes" in namespaces of our own; the tree, an empty folder; how many bytes of memory it may take; the packed
+ * tree; a folder of files that go over it; the folder of kernel modules, or ""; the image to write; its size in bytes; its
+ * UUID. Root's password is in $TSVISOR_PASSWORD; none is needed to log in when that is empty or absent.
  */
 export const FORMAT_SCRIPT = `${START}
-namespaces=$1 root=$2 archive=$3 files=$4 modules=$5 image=$6 size=$7 uuid=$8
-${INSIDE}
+namespaces=$1 root=$2 memory=$3 archive=$4 files=$5 modules=$6 image=$7 size=$8 uuid=$9
+${INSIDE}in_memory "$memory"
+
 echo copy: >&3
 if [ -n "$archive" ]; then
   tar -x -p --numeric-owner --xattrs --xattrs-include='*' -C "$root" -f "$archive"

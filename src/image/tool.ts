@@ -34,6 +34,20 @@ export async function runScript(
   return result;
 }
 
+/** Trees are built in memory when there is so many times as much of it. */
+const ROOMY = 4;
+
+/**
+ * How much memory a tree may take: built there it costs no writing to the disk, for which dpkg waits at every package,
+ * and is gone with the namespace.
+ * @param size what the tree is expected to take, bytes
+ * @returns bytes; 0 when it has to be built on the disk
+ */
+export function treeMemory(size: number): number {
+  const available = process.availableMemory();
+  return size > 0 && size * ROOMY <= available ? Math.floor(available / 2) : 0;
+}
+
 /** @throws TSV_E_IMAGE when one of the programs is not installed */
 export async function requireTools(
   tools: Readonly<Record<string, string>>,
