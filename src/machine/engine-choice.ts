@@ -22,8 +22,13 @@ export interface EngineChoice {
   create(config: ResolvedConfig, time: SharedTime): { engine: EngineVm; memory: GuestMemory };
 }
 
-/** Guest memory beyond which a machine cannot be run by tcg; the engine's own is on top (src/tcg/layout.ts). */
-const TCG_MEMORY_LIMIT = 3.5 * 2 ** 30;
+/** One WebAssembly memory, less what aligning RAM in it may take: room for guest memory and the state of the vCPUs. */
+const TCG_ROOM = 2 ** 32 - 2 ** 22;
+
+/** Whether tcg has no room for a machine. */
+function isTooLargeForTcg({ cpus, memory }: ResolvedConfig): boolean {
+  return cpus > MAX_TCG_CPUS || TcgVm.reserve(cpus) + memory + TcgVm.spare > TCG_ROOM;
+}
 
 /**
  * Chooses the engine for a configuration.
@@ -48,7 +53,7 @@ export function chooseEngine(config: ResolvedConfig): EngineChoice {
     const { software, kernelMips } = probeKvm();
     if (!software) return { engine: 'kvm', why: '/dev/kvm can be used', create: createKvm };
     reason = `this host's KVM emulates kernel code, at ${kernelMips.toPrecision(2)} million instructions a second`;
-    if (config.cpus > MAX_TCG_CPUS || config.memory > TCG_MEMORY_LIMIT) {
+    if (isTooLargeForTcg(config)) {
       return { engine: 'kvm', why: `${reason}, but the machine is too large for tcg`, create: createKvm };
     }
   } catch (error) {
