@@ -1,5 +1,6 @@
 /** Limits how much a disk is used, by bytes and by operations a second (token buckets). */
 import type { Clock } from '../devices/clock.ts';
+import { TsvError } from '../errors.ts';
 import type { BlockBackend, DiskExtent } from './backend.ts';
 import { totalLength } from './buffers.ts';
 
@@ -20,7 +21,13 @@ export type ThrottleClock = Pick<Clock, 'now' | 'setTimer'>;
 
 const NS_PER_SECOND = 1e9;
 
-/** Tokens come at a rate and are kept up to a number. Who takes more than there are makes those after it wait. */
+/** What rounding may be off by. */
+const EPSILON = 1e-6;
+
+/**
+ * Tokens come at a rate and are kept up to a number. Who needs more than can be kept waits for a full bucket and takes
+ * them all the same; those after it wait longer then.
+ */
 class TokenBucket {
   readonly #perNs: number;
   readonly #capacity: number;
@@ -34,11 +41,12 @@ class TokenBucket {
     this.#updated = now;
   }
 
-  /** When there will be tokens again, ns; not after `now` when there are. */
-  readyAt(now: number): number {
+  /** When there will be enough tokens, ns; not after `now` when there are. */
+  readyAt(now: number, tokens: number): number {
     this.#tokens = Math.min(this.#capacity, this.#tokens + (now - this.#updated) * this.#perNs);
     this.#updated = now;
-    return this.#tokens > 0 ? now : now + Math.floor(-this.#tokens / this.#perNs) + 1;
+    const missing = Math.min(tokens, this.#capacity) - this.#tokens;
+    return missing <= EPSILON ? now : now + Math.ceil(missing / this.#perNs);
   }
 
   take(tokens: number): void {
@@ -58,12 +66,19 @@ export class ThrottledDisk implements BlockBackend {
   #waiting: { bytes: number; start: () => void }[] = [];
   #timed = false;
 
-  /** @param disk is closed with the throttle */
+  /**
+   * @param disk is closed with the throttle
+   * @throws TSV_E_CONFIG for a limit that would stop the disk
+   */
   constructor(disk: BlockBackend, limits: ThrottleLimits, clock: ThrottleClock) {
     this.#disk = disk;
     this.#clock = clock;
-    const bucket = (perSecond?: number, burst = perSecond) =>
-      perSecond === undefined ? undefined : new TokenBucket(perSecond, burst!, clock.now());
+    const bucket = (perSecond?: number, burst = perSecond) => {
+      if (perSecond === undefined) return undefined;
+      checkLimit(perSecond);
+      checkLimit(burst!);
+      return new TokenBucket(perSecond, burst!, clock.now());
+    };
     this.#bytes = bucket(limits.bytesPerSecond, limits.bytesBurst);
     this.#ops = bucket(limits.opsPerSecond, limits.opsBurst);
     // Only what the disk itself can do.
@@ -122,7 +137,8 @@ export class ThrottledDisk implements BlockBackend {
   #admit(): void {
     while (this.#waiting.length > 0) {
       const now = this.#clock.now();
-      const ready = Math.max(this.#bytes?.readyAt(now) ?? now, this.#ops?.readyAt(now) ?? now);
+      const { bytes, start } = this.#waiting[0];
+      const ready = Math.max(this.#bytes?.readyAt(now, bytes) ?? now, this.#ops?.readyAt(now, 1) ?? now);
       if (ready > now) {
         this.#timed = true;
         this.#clock.setTimer(ready, () => {
@@ -131,10 +147,17 @@ export class ThrottledDisk implements BlockBackend {
         });
         return;
       }
-      const { bytes, start } = this.#waiting.shift()!;
+      this.#waiting.shift();
       this.#bytes?.take(bytes);
       this.#ops?.take(1);
       start();
     }
   }
+}
+
+function checkLimit(limit: number): void {
+  if (limit > 0 && Number.isFinite(limit)) return;
+  throw new TsvError('TSV_E_CONFIG', `A disk cannot be limited to ${limit}.`, {
+    hint: 'Give a number above zero, or no limit.',
+  });
 }

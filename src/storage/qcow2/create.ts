@@ -24,6 +24,9 @@ export interface CreateQcow2Options {
 }
 
 const DEFAULT_CLUSTER_SIZE = 65536;
+const HOST_BLOCK = 4096;
+/** Header, extensions and the longest name take less. */
+const HEADER_ROOM = 2048;
 
 /**
  * Makes an image with an empty disk. Nothing is preallocated.
@@ -48,12 +51,17 @@ export async function createQcow2(path: string, options: CreateQcow2Options): Pr
     const view = new DataView(block.buffer);
     const count = Math.min(perBlock, used - i * perBlock);
     for (let n = 0; n < count; n++) writeRefcount(view, n, header.refcountOrder, 1);
-    await file.write(offset, [block]);
+    await file.write(offset, [start(block, (count << header.refcountOrder) / 8)]);
   }
-  await file.write(header.refcountTableOffset, [table]);
+  await file.write(header.refcountTableOffset, [start(table, blocks * q.ENTRY_SIZE)]);
   // Last, so that half an image is none.
-  await file.write(0, [first]);
+  await file.write(0, [start(first, HEADER_ROOM)]);
   await file.sync();
+}
+
+/** The part of a cluster that is not empty, in whole blocks of the host; the rest stays a hole. */
+function start(cluster: Uint8Array, used: number): Uint8Array {
+  return cluster.subarray(0, Math.ceil(used / HOST_BLOCK) * HOST_BLOCK);
 }
 
 /** Header, refcount table, refcount blocks and L1 table follow each other. */
