@@ -1,4 +1,5 @@
 /** What each vCPU starts with: CPUID, MSRs and the registers of the boot protocol's entry state. */
+import type { Logger } from 'pino';
 import { BOOT_LAYOUT } from '../boot/layout.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { PageTableBuilder } from '../memory/page-tables.ts';
@@ -32,6 +33,7 @@ const HOST_TIME_FEATURES = ['kvmclock', 'kvmclock2', 'kvmclock_stable', 'kvm_ste
  * Scaled time: the guest's TSC runs at the host's rate, so a guest that is told a frequency N times too high sees time,
  * and sets its TSC-deadline timer, N times slower. It is told by CPUID leaf 0x15, which guests read on Intel only.
  * @param tscKhz frequency of the vCPUs' TSC
+ * @param log told of what a named model lacks on this engine
  * @throws TSV_E_CPU_MODEL, TSV_E_GUEST_ADDRESS
  */
 export function cpuSetup(
@@ -40,6 +42,7 @@ export function cpuSetup(
   memory: GuestMemory,
   boot: LoadedBoot,
   tscKhz: number,
+  log: Logger,
 ): Partial<VcpuState>[] {
   const scaled = config.timeScale !== 1 && engine.guestTscKhz === undefined;
   const spec = parseCpuModel(config.cpu ?? DEFAULT_MODEL[engine.engine]);
@@ -53,7 +56,7 @@ export function cpuSetup(
     ...(scaled ? HOST_TIME_FEATURES : []),
   ];
   return apicIds(config).map((apicId, index) => {
-    const { entries } = buildCpuid(spec, supported, {
+    const { entries, unavailable } = buildCpuid(spec, supported, {
       apicId,
       topology,
       hide,
@@ -62,6 +65,10 @@ export function cpuSetup(
       signature: engine.cpuSignature,
     });
     const first = index === 0;
+    if (first && unavailable.length > 0 && config.cpu !== undefined && config.hideFeatures === undefined) {
+      const lacking = unavailable.join(', ');
+      log.warn(`The CPU model ${spec.model} is without ${lacking}, which the ${engine.engine} engine lacks.`);
+    }
     const state: EntryState = structuredClone(first || boot.startAll ? entry : resetState({ bsp: false }));
     if (!first) state.sregs.apic_base &= ~APIC_BASE_BSP;
     if (boot.startAll) state.regs.rdi = BigInt(index);

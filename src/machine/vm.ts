@@ -175,7 +175,7 @@ export class Vm implements AsyncDisposable {
     this.#boot = await loadBoot(this.config, this.memory);
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.ready));
     const { tsc_khz } = await this.#vcpus[0].get('tsc_khz');
-    const states = cpuSetup(this.config, this.#engine, this.memory, this.#boot, tsc_khz);
+    const states = cpuSetup(this.config, this.#engine, this.memory, this.#boot, tsc_khz, this.log);
     await Promise.all(this.#vcpus.map((vcpu, i) => vcpu.set(states[i])));
     // Without interrupt controllers nothing could ever start the other vCPUs.
     if (this.config.irqchip === 'none' && !this.#boot.startAll) {

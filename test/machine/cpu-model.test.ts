@@ -1,4 +1,5 @@
 /** What a guest's own CPUID instruction tells it, for every CPU model. */
+import { pino } from 'pino';
 import { describe, expect, it } from 'vitest';
 import type { CpuidEntry } from '../../src/index.ts';
 import { probeKvm } from '../../src/index.ts';
@@ -134,6 +135,19 @@ describe.each(ENGINES)('on %s', (accel) => {
         code: 'TSV_E_CPU_MODEL',
         message: expect.stringContaining('amx_tile'),
       });
+    });
+
+    it('that a named model should have are told of', async () => {
+      const warnings: string[] = [];
+      const log = pino({ level: 'warn' }, { write: (line: string) => warnings.push(JSON.parse(line).msg) });
+      await using vm = await longModeVm('hlt', { cpu: 'x86-64-v3', log });
+
+      const [warning, ...more] = warnings;
+      const available = new Set(featureNames(vm.engine.supportedCpuid()));
+      const hasAvx = available.has('avx') && !vm.engine.lackingFeatures().includes('avx');
+      if (hasAvx) expect(warning ?? '').not.toContain('avx,');
+      else expect(warning).toMatch(/^The CPU model x86-64-v3 is without .*avx, avx2, .* lacks\.$/);
+      expect(more).toEqual([]);
     });
 
     it('another vendor is seen when asked for', async () => {
