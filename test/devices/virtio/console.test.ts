@@ -157,7 +157,7 @@ describe('a console with several ports', () => {
     guest.control(2, CONSOLE_EVENT.PORT_READY, 1);
     expect(guest.messages()).toEqual([
       [0, CONSOLE_EVENT.CONSOLE_PORT, 1, ''],
-      [0, CONSOLE_EVENT.RESIZE, 0, '\x19\0\x50\0'],
+      [0, CONSOLE_EVENT.RESIZE, 0, '\x50\0\x19\0'],
       [0, CONSOLE_EVENT.OPEN, 1, ''],
       [2, CONSOLE_EVENT.NAME, 1, 'port.2'],
       [2, CONSOLE_EVENT.OPEN, 1, ''],

@@ -159,11 +159,11 @@ export class VirtioConsole implements VirtioDevice {
     }
   }
 
-  /** Section 5.3.6.2 has the columns first; Linux, whose drivers are the ones that look, takes the first for rows. */
+  /** Columns, then rows (section 5.3.6.2). Some kernels take the first for the rows; Debian's 6.1.0-56 does not. */
   #sendSize(index: number): void {
     const size = new DataView(new ArrayBuffer(4));
-    size.setUint16(0, this.#config.getUint16(CONSOLE_CONFIG.ROWS, true), true);
-    size.setUint16(2, this.#config.getUint16(CONSOLE_CONFIG.COLS, true), true);
+    size.setUint16(0, this.#config.getUint16(CONSOLE_CONFIG.COLS, true), true);
+    size.setUint16(2, this.#config.getUint16(CONSOLE_CONFIG.ROWS, true), true);
     this.#send({ port: index, event: CONSOLE_EVENT.RESIZE, value: 0 }, new Uint8Array(size.buffer));
   }
 
