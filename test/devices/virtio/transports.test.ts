@@ -166,6 +166,19 @@ describe.each(TRANSPORTS)('%s', (_, Driver) => {
     expect(next.rings[0].collect().length).toBe(1);
   });
 
+  it('has done its reset when it is restored in the middle of one', async () => {
+    const echo = new Echo();
+    const driver = new Driver(echo);
+    await driver.start();
+    echo.stopped = new Promise(() => {});
+    void driver.setStatus(0);
+    const next = new Driver(new Echo());
+    next.continue(driver);
+    expect([driver.status(), next.status()]).toEqual([15, 0]);
+    await next.start();
+    expect(next.status()).toBe(15);
+  });
+
   it('refuses the state of a device with other features or queues, and damaged ones', async () => {
     const driver = new Driver(new Echo());
     await driver.start();

@@ -193,6 +193,7 @@ export class VirtioCore implements VirtioHost {
       offered: [this.offered(0), this.offered(1)],
       generation: this.generation,
       started: this.#isStarted,
+      resetting: this.#stopping !== undefined,
       queues: this.queues.map((setup) => setup.save()),
       device: this.device.save(),
     };
@@ -215,6 +216,7 @@ export class VirtioCore implements VirtioHost {
     const [low, high] = saved.ints('accepted', 0xffffffff, 2, true);
     const generation = saved.int('generation', 0xffffffff);
     const isStarted = saved.bool('started');
+    const isResetting = saved.bool('resetting');
     const setups = saved.list('queues', this.queues.length);
     this.device.restore(saved.state('device'));
     this.#status = status;
@@ -223,6 +225,8 @@ export class VirtioCore implements VirtioHost {
     this.queues.forEach((setup, index) => {
       setup.restore(setups[index]);
     });
+    // The object of then may still wait for its device; this one has nothing under way.
+    if (isResetting) this.#clear();
     if (!isStarted) return;
     try {
       this.#createQueues();
