@@ -2,7 +2,7 @@
 import { Corpus, hex } from '../fuzz/support.ts';
 import { difference } from './compare.ts';
 import { type KeptCase, keptCase } from './kept-case.ts';
-import { type Case, Oracle, Subject } from './oracle.ts';
+import { type Case, NOT_RUN, Oracle, Subject } from './oracle.ts';
 import { shrink } from './shrink.ts';
 
 /** Where failing cases go; kept-cases.test.ts replays them. */
@@ -32,7 +32,7 @@ export class Comparison implements Disposable {
   difference(c: Case, { undefinedFlags, faults = false }: Leniency = {}): string | undefined {
     const once = () => {
       const wanted = this.oracle.run(c);
-      if (faults && 'fault' in wanted) return undefined;
+      if ('fault' in wanted && (faults || wanted.fault <= NOT_RUN)) return undefined;
       return difference(c, wanted, this.subject.run(c), undefinedFlags);
     };
     return once() === undefined ? undefined : once();

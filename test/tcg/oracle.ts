@@ -69,6 +69,9 @@ export type CaseWidth = 32 | 64;
 /** What came of a case: a state, possibly that which the handler of #XM found, or an exception without a handler. */
 export type Result = { state: CaseState; vector: number } | { fault: number };
 
+/** Faults from here down are none: KVM would have had to emulate the code, as of accesses where there is no RAM, and could not. */
+export const NOT_RUN = -100;
+
 /** Flags a case compares: arithmetic ones and DF. */
 export const COMPARED_FLAGS = 0x8d5 | 0x400;
 
@@ -264,7 +267,7 @@ export class Oracle implements Disposable {
       }
       // Without a gate any other exception is a triple fault.
       if (reason === abi.KVM_EXIT_SHUTDOWN) return { fault: -1 };
-      if (reason !== abi.KVM_EXIT_INTR) return { fault: -100 - reason };
+      if (reason !== abi.KVM_EXIT_INTR) return { fault: NOT_RUN - reason };
     }
   }
 
