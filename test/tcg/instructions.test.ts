@@ -167,10 +167,19 @@ function standsAlone({ name, undefined: flags }: InstructionForm): boolean {
 }
 
 /**
- * PUSH of a segment register leaves or clears the upper half of its slot; to the emulator TZCNT and LZCNT are BSF and BSR,
- * and long NOPs have no operand.
+ * To the emulator TZCNT and LZCNT are BSF and BSR, long NOPs have no operand, and ENTER does not look at where the stack
+ * then ends. PUSH of a segment register leaves or clears the upper half of its slot.
  */
-const NOT_EMULATED = new Set(['tzcnt', 'lzcnt', 'nop', 'push_seg0', 'push_seg1', 'push_seg2', 'push_seg3']);
+const NOT_EMULATED = new Set([
+  'tzcnt',
+  'lzcnt',
+  'nop',
+  'enter',
+  'push_seg0',
+  'push_seg1',
+  'push_seg2',
+  'push_seg3',
+]);
 
 /** Some hosts' KVM emulates user code in compatibility mode, by an emulator that has no SSE arithmetic. */
 function emulatesCompatibilityMode(): boolean {
