@@ -61,6 +61,11 @@ export const COMPRESSED_HIGH = 0x40000000;
 export const OFFSET_HIGH = 0x00ffffff;
 /** Bits 9-31. */
 export const OFFSET_LOW = 0xfffffe00;
+/** Reserved bits: 0-8 of the lower half (bit 0 of L2 entries is the zero flag in version 3). */
+export const RESERVED_LOW = 0x1ff;
+/** Bits 56-62 of an L1 entry, 56-61 of an L2 entry. */
+export const L1_RESERVED_HIGH = 0x7f000000;
+export const L2_RESERVED_HIGH = 0x3f000000;
 /** Lower half of an L2 entry: the cluster reads as zeros. */
 export const ZERO_LOW = 1;
 

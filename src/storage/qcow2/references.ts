@@ -70,6 +70,8 @@ export async function countReferences(
   walk.table('refcount table', refcountTable.offset, refcountTable.entries * q.ENTRY_SIZE);
   for (let i = 0; i < refcountTable.entries; i++) {
     const offset = refcountTable.blockOffset(i);
+    if (refcountTable.low(i) & q.RESERVED_LOW)
+      walk.problem(`the entry of refcount block ${i} has reserved bits set`);
     if (offset !== 0) walk.cluster(`refcount block ${i}`, offset, 1);
   }
   const { snapshots, length } = await readSnapshots(file, header);
@@ -120,7 +122,7 @@ class Walk {
   cluster(what: string, offset: number, references: number): boolean {
     const { clusterSize, file } = this.#layout;
     if (offset % clusterSize !== 0 || offset >= file.length) {
-      this.#problem(`${what} is said to be at offset ${offset}`);
+      this.problem(`${what} is said to be at offset ${offset}`);
       return false;
     }
     this.counts.add(offset / clusterSize, references);
@@ -131,9 +133,13 @@ class Walk {
     const seen = new Set<number>();
     for (let i = 0; i < table.entries; i++) {
       const offset = table.l2Offset(i);
+      if (table.low(i) & q.RESERVED_LOW || table.high(i) & q.L1_RESERVED_HIGH) {
+        this.problem(`the entry of ${what} ${i} has reserved bits set`);
+      }
+      if (offset === 0 && table.copied(i)) this.problem(`${what} ${i} is said to be at offset 0`);
       if (offset === 0) continue;
       if (!this.cluster(`${what} ${i}`, offset, 1)) continue;
-      if (seen.has(offset)) this.#problem(`${what} ${i} is at offset ${offset}, where another one is`);
+      if (seen.has(offset)) this.problem(`${what} ${i} is at offset ${offset}, where another one is`);
       seen.add(offset);
       const use = this.#l2.get(offset) ?? { references: 0, active: false };
       use.references++;
@@ -146,6 +152,7 @@ class Walk {
     const { file, clusterSize, clusterBits, version } = this.#layout;
     const bytes = new Uint8Array(clusterSize);
     const view = new DataView(bytes.buffer);
+    const reservedLow = version < 3 ? q.RESERVED_LOW : q.RESERVED_LOW & ~q.ZERO_LOW;
     let done = 0;
     for (const [offset, { references, active }] of this.#l2) {
       signal?.throwIfAborted();
@@ -154,6 +161,9 @@ class Walk {
       for (let at = 0; at < clusterSize; at += q.ENTRY_SIZE) {
         const [high, low] = [view.getUint32(at), view.getUint32(at + 4)];
         if (high === 0 && low === 0) continue;
+        if (!(high & q.COMPRESSED_HIGH) && (high & q.L2_RESERVED_HIGH || low & reservedLow)) {
+          this.problem(`an entry of the L2 table at offset ${offset} has reserved bits set`);
+        }
         const entry = decodeL2(high, low, clusterBits, version);
         this.#entry(entry, references);
         if (!active || entry.offset === 0) continue;
@@ -173,7 +183,7 @@ class Walk {
     const { clusterSize, clusterBits, file } = this.#layout;
     const end = Math.min(maxCompressedOffset(clusterBits), file.length);
     if (offset >= end) {
-      this.#problem(`a compressed cluster is said to be at offset ${offset}`);
+      this.problem(`a compressed cluster is said to be at offset ${offset}`);
       return;
     }
     const last = Math.floor((offset + length - 1) / clusterSize);
@@ -181,7 +191,8 @@ class Walk {
     for (let at = Math.floor(offset / clusterSize); at <= last; at++) this.counts.add(at, references);
   }
 
-  #problem(problem: string): void {
+  /** Something that refcounts cannot repair. */
+  problem(problem: string): void {
     this.broken++;
     this.#report(problem);
   }
