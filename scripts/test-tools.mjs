@@ -20,6 +20,8 @@ const TOOLS = {
   xz: 'xz-utils',
   zstd: 'zstd',
   bzip2: 'bzip2',
+  'mkfs.ext4': 'e2fsprogs',
+  debugfs: 'e2fsprogs',
 };
 
 const found = (program) =>

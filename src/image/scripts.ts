@@ -143,10 +143,10 @@ if [ -n "$archive" ]; then
   strip
 fi
 chmod 755 "$root"
-# Blocks of 4 KiB, an inode of 256 bytes for each 16 KiB, the journal, and 2 % for tables.
+# The files with some room for directories, the tables (an inode of 256 bytes for each 16 KiB, mostly), the journal.
 kib=$(du -sxk "$root" | cut -f1)
 journal=$((size / 1024 / 32 > 65536 ? 65536 : size / 1024 / 32))
-need=$(((kib + kib / 50 + size / 1024 / 50 + journal) * 1024))
+need=$(((kib + kib / 16 + size / 1024 / 32 + journal) * 1024))
 echo "need:$need" >&3
 [ "$need" -le "$size" ] || exit ${DOES_NOT_FIT}
 echo format: >&3

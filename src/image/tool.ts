@@ -81,6 +81,10 @@ export function scriptError(doing: string, stderr: string): TsvError {
 }
 
 function adviceFor(stderr: string): string {
+  if (/Could not allocate (?:block|inode)/i.test(stderr)) return 'Make the disk larger with --size.';
+  if (/Exec format error|(?:exec|run command).*Permission denied/i.test(stderr)) {
+    return 'Use a cache folder on a file system that may hold programs and devices (--cache-dir).';
+  }
   if (/Operation not permitted|Permission denied/i.test(stderr)) {
     return 'Run this as root, or where it may make namespaces and device nodes.';
   }
