@@ -15,6 +15,7 @@ export function difference(c: Case, wanted: Result, got: Result, undefinedFlags 
     const text = (x: Result) => ('fault' in x ? `fault ${x.fault}` : 'no fault');
     return text(wanted) === text(got) ? undefined : `processor: ${text(wanted)}, tcg: ${text(got)}`;
   }
+  if (wanted.vector !== got.vector) return `vector: processor ${wanted.vector}, tcg ${got.vector}`;
   const [a, b] = [wanted.state, got.state];
   for (let i = 0; i < 16; i++) {
     if (a.gpr[i] !== b.gpr[i])

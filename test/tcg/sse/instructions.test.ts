@@ -3,17 +3,18 @@
 import { afterAll, expect, test } from 'vitest';
 import { INSTRUCTIONS } from '../../../src/tcg/table/index.ts';
 import type { Encoding } from '../../../src/tcg/table/instruction.ts';
+import { hex } from '../../fuzz/support.ts';
+import { Comparison } from '../comparison.ts';
 import { Random, randomCase } from '../generate-cases.ts';
 import { hostHas } from '../host-features.ts';
-import { type Case, type CaseState, Oracle, type Result, Subject } from '../oracle.ts';
+import type { Case } from '../oracle.ts';
 import { type Lanes, randomMxcsr, vectorOf } from './operands.ts';
 
 const CASES = Number(process.env.TSV_TCG_CASES ?? 25);
 const SEED = Number(process.env.TSV_TCG_SEED ?? 1);
 
-const oracle = new Oracle();
-const subject = new Subject();
-afterAll(() => oracle[Symbol.dispose]());
+const comparison = new Comparison();
+afterAll(() => comparison[Symbol.dispose]());
 
 const ARITHMETIC = /^(add|sub|mul|div|sqrt|min|max|cmp|u?comi|addsub|hadd|hsub|round|dp)([sp][sd])$/;
 const CONVERSION = /^cvtt?(ss|sd|ps|pd|si|dq|pi)2/;
@@ -50,27 +51,6 @@ function floatCase(encoding: Encoding, lanes: Lanes, r: Random): Case {
   return { code, before: { ...before, xmm, data, fpr, mxcsr: randomMxcsr(r) } };
 }
 
-const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
-
-/** What an instruction changes, as text: registers that differ from before, MXCSR, flags, the exception. */
-function changes(before: CaseState, result: Result): string {
-  if ('fault' in result) return `fault ${result.fault}`;
-  const { state, vector } = result;
-  const text = [`vector ${vector}`, `MXCSR ${state.mxcsr.toString(16)}`, `flags ${state.flags.toString(16)}`];
-  for (let i = 0; i < 16; i++) {
-    const [x, y] = [before, state].map(({ xmm }) => hex(xmm.subarray(i * 16, i * 16 + 16)));
-    if (x !== y) text.push(`xmm${i} ${y}`);
-    if (before.gpr[i] !== state.gpr[i]) text.push(`r${i} ${state.gpr[i].toString(16)}`);
-  }
-  for (let i = 0; i < 8; i++) {
-    const [x, y] = [before, state].map(({ fpr }) => hex(fpr.subarray(i * 16, i * 16 + 8)));
-    if (x !== y) text.push(`mm${i} ${y}`);
-  }
-  text.push(`FSW ${state.fsw.toString(16)}, FTW ${state.ftw.toString(16)}`);
-  if (hex(state.data) !== hex(before.data)) text.push('memory');
-  return text.join(', ');
-}
-
 const FLOAT_INSTRUCTIONS = INSTRUCTIONS.filter(
   ({ name, feature }) => lanesOf(name) !== undefined && hostHas(feature),
 );
@@ -78,22 +58,15 @@ const FLOAT_INSTRUCTIONS = INSTRUCTIONS.filter(
 test.each(FLOAT_INSTRUCTIONS.map(({ name }) => name))('%s does what the processor does', (name) => {
   const { encodings } = FLOAT_INSTRUCTIONS.find((instruction) => instruction.name === name)!;
   const failures: string[] = [];
-  for (const encoding of encodings) {
+  encodings.forEach((encoding, form) => {
     for (let i = 0; i < CASES && failures.length < 5; i++) {
-      const c = floatCase(encoding, lanesOf(name)!, new Random(SEED * 1_000_003 + i));
-      const compare = () => {
-        const [wanted, got] = [oracle, subject].map((cpu) => changes(c.before, cpu.run(c)));
-        return wanted === got ? undefined : `processor: ${wanted}\n      tcg: ${got}`;
-      };
-      // A software KVM rarely repeats an instruction that it was interrupted in: what differs must differ twice.
-      const found = compare() && compare();
-      if (found === undefined) continue;
-      const registers = Array.from({ length: 16 }, (_, k) => hex(c.before.xmm.subarray(k * 16, k * 16 + 16)));
-      const before = `MXCSR ${c.before.mxcsr.toString(16)}, xmm ${registers.join(' ')}`;
-      failures.push(`${hex(c.code)}: ${before}\n${found}`);
+      const seed = SEED * 1_000_003 + i;
+      const c = floatCase(encoding, lanesOf(name)!, new Random(seed));
+      const failure = comparison.check(`${name}-${form}-${seed}`, c);
+      if (failure !== undefined) failures.push(failure);
     }
-  }
-  expect(failures.join('\n\n')).toBe('');
+  });
+  expect(failures).toEqual([]);
 });
 
 test.each(['rcpps', 'rcpss', 'rsqrtps', 'rsqrtss'])('%s is as near as it must be', (name) => {
@@ -101,9 +74,10 @@ test.each(['rcpps', 'rcpss', 'rsqrtps', 'rsqrtss'])('%s is as near as it must be
   const failures: string[] = [];
   for (let i = 0; i < CASES; i++) {
     const c = floatCase(encodings[0], 'f32', new Random(SEED * 1_000_003 + i));
-    const [wanted, got] = [oracle.run(c), subject.run(c)];
+    const [wanted, got] = [comparison.oracle.run(c), comparison.subject.run(c)];
     if ('fault' in wanted || 'fault' in got) {
-      if (changes(c.before, wanted) !== changes(c.before, got)) failures.push(hex(c.code));
+      const failure = comparison.check(`${name}-${i}`, c);
+      if (failure !== undefined) failures.push(failure);
       continue;
     }
     expect(got.state.mxcsr).toBe(wanted.state.mxcsr);
