@@ -40,3 +40,7 @@ export function readOnlyError(): TsvError {
     hint: 'Open it for writing, or put an overlay over it.',
   });
 }
+
+export function closedError(path: string): TsvError {
+  return new TsvError('TSV_E_DISK_IO', `"${path}" has been closed.`, { hint: 'Open the disk again.' });
+}

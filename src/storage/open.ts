@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { TsvError } from '../errors.ts';
 import type { BlockBackend } from './backend.ts';
-import { ImageFile } from './file.ts';
+import { canPunchHoles, ImageFile } from './file.ts';
 import { Qcow2Disk } from './qcow2/disk.ts';
 import * as q from './qcow2/format.ts';
 import { type Header, readHeader } from './qcow2/header.ts';
@@ -28,6 +28,8 @@ export interface OpenDiskOptions {
   readonly backing?: BackingPolicy;
   /** Bytes of L2 tables that are kept in memory for each qcow2 image. */
   readonly cacheSize?: number;
+  /** Told what is worth knowing, one sentence each. */
+  readonly warn?: (message: string) => void;
 }
 
 /** Files in a chain of backing files, the image itself included. */
@@ -50,15 +52,18 @@ export async function detectFormat(file: ImageFile): Promise<DiskFormat> {
 
 /** @param above device and inode of the images that lead here */
 async function open(path: string, options: OpenDiskOptions, above: readonly string[]): Promise<BlockBackend> {
-  const { readOnly = false, lock, cacheSize } = options;
+  const { readOnly = false, lock, cacheSize, warn } = options;
   const file = await ImageFile.open(path, { readOnly, lock });
   try {
     const format = options.format ?? (await detectFormat(file));
+    if (!readOnly && !canPunchHoles()) {
+      warn?.(`What is discarded of "${path}" is not given back to the host: that needs the native addon.`);
+    }
     if (format === 'raw') return new RawDisk(file);
     const header = await readHeader(file);
     const backing = await openBacking(path, header, options, [...above, file.identity]);
     try {
-      return await Qcow2Disk.open(file, { backing, cacheSize });
+      return await Qcow2Disk.open(file, { backing, cacheSize, warn });
     } catch (error) {
       await backing?.[Symbol.asyncDispose]();
       throw error;

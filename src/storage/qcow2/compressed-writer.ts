@@ -34,14 +34,23 @@ export class CompressedWriter {
     }
   }
 
+  /** Nothing uses these clusters any more. */
+  forget(clusters: readonly number[]): void {
+    if (clusters.includes(Math.floor(this.#end / this.#layout.clusterSize))) this.#end = 0;
+  }
+
   /** Finds a place and counts the references. */
   async #place(length: number): Promise<{ offset: number; taken: number[] }> {
     const { clusterSize, clusterBits } = this.#layout;
     const room = this.#end % clusterSize === 0 ? 0 : clusterSize - (this.#end % clusterSize);
     const current = Math.floor(this.#end / clusterSize);
     const taken: number[] = [];
-    if (room > 0 && (await this.#refcounts.share(current))) taken.push(current);
-    let offset = this.#end;
+    if (room > 0 && (await this.#refcounts.share(current))) {
+      // Unless it was given up and taken for something else meanwhile.
+      if (this.#end > 0) taken.push(current);
+      else await this.#refcounts.giveBack({ cluster: current, count: 1 });
+    }
+    let offset = current * clusterSize + (clusterSize - room);
     if (taken.length === 0 || room < length) {
       const next = (await this.#refcounts.allocate(1)).cluster;
       if (taken.length > 0 && next !== current + 1) {

@@ -4,6 +4,7 @@ import { type BlockBackend, checkRange, checkWritable, type DiskExtent } from '.
 import { totalLength, zeros } from '../buffers.ts';
 import type { ImageFile } from '../file.ts';
 import { RangeLock } from '../range-lock.ts';
+import { Requests } from '../requests.ts';
 import { ClusterMap } from './cluster-map.ts';
 import { CompressedWriter } from './compressed-writer.ts';
 import { packCluster } from './compression.ts';
@@ -24,6 +25,8 @@ export interface Qcow2Options {
   readonly backing?: BlockBackend;
   /** Bytes of L2 tables that are kept in memory (default 16 MiB). */
   readonly cacheSize?: number;
+  /** Told what is worth knowing, one sentence each. */
+  readonly warn?: (message: string) => void;
 }
 
 /** Maps 128 GiB with clusters of 64 KiB. */
@@ -48,6 +51,7 @@ export class Qcow2Disk implements BlockBackend {
   readonly #parts: Parts | undefined;
   /** Numbers are guest clusters. */
   readonly #locks = new RangeLock();
+  readonly #requests: Requests;
   #begun: Promise<void> | undefined;
   #closed: Promise<void> | undefined;
 
@@ -58,6 +62,7 @@ export class Qcow2Disk implements BlockBackend {
     backing: BlockBackend | undefined,
   ) {
     this.#layout = layout;
+    this.#requests = new Requests(layout.file.path);
     this.#reader = reader;
     this.#parts = parts;
     this.#backing = backing;
@@ -86,7 +91,10 @@ export class Qcow2Disk implements BlockBackend {
         hint: 'Repair it with "tsvisor disk check --repair", or open it read-only.',
       });
     }
-    if (!file.readOnly && header.incompatible & q.INCOMPATIBLE_DIRTY) await repairRefcounts(file, header);
+    if (!file.readOnly && header.incompatible & q.INCOMPATIBLE_DIRTY) {
+      options.warn?.(`"${file.path}" was not closed; its refcounts are repaired.`);
+      await repairRefcounts(file, header);
+    }
     // Repair may have moved the refcount table.
     const layout = new Layout(file, file.readOnly ? header : await readHeader(file));
     const l1 = await EntryTable.read(file, layout.header.l1Offset, layout.header.l1Entries);
@@ -96,9 +104,12 @@ export class Qcow2Disk implements BlockBackend {
     const refcountTable = await readRefcountTable(layout);
     const metadata = await scanMetadata(layout, l1, refcountTable);
     const refcounts = new Refcounts(layout, metadata, refcountTable);
-    const writeBack = new WriteBack(layout, map, refcounts, (clusters) => punch(layout, clusters));
     const writer = new Writer(layout, map, refcounts, metadata, reader);
     const compressed = new CompressedWriter(layout, refcounts, writer);
+    const writeBack = new WriteBack(layout, map, refcounts, (clusters) => {
+      compressed.forget(clusters);
+      punch(layout, clusters);
+    });
     return new Qcow2Disk(layout, reader, { writer, compressed, refcounts, writeBack }, backing);
   }
 
@@ -111,14 +122,80 @@ export class Qcow2Disk implements BlockBackend {
     return this.#parts === undefined;
   }
 
-  async read(offset: number, into: readonly Uint8Array[]): Promise<void> {
-    const length = totalLength(into);
-    checkRange(this, offset, length);
-    if (length === 0) return;
-    await this.#locked(offset, length, false, () => this.#reader.read(offset, into, length));
+  read(offset: number, into: readonly Uint8Array[]): Promise<void> {
+    return this.#requests.run(async () => {
+      const length = totalLength(into);
+      checkRange(this, offset, length);
+      if (length === 0) return;
+      await this.#locked(offset, length, false, () => this.#reader.read(offset, into, length));
+    });
   }
 
-  async write(offset: number, from: readonly Uint8Array[]): Promise<void> {
+  write(offset: number, from: readonly Uint8Array[]): Promise<void> {
+    return this.#requests.run(() => this.#write(offset, from));
+  }
+
+  /** Writes one whole cluster, compressed where that makes it smaller. @param offset of a cluster's start */
+  writeCompressed(offset: number, cluster: Uint8Array): Promise<void> {
+    return this.#requests.run(async () => {
+      const { clusterSize, header } = this.#layout;
+      const length = Math.min(clusterSize, this.size - offset);
+      const { compressed } = await this.#begin(offset, length);
+      const packed = await packCluster(cluster, header.compressionType);
+      if (packed.length >= clusterSize) return this.#write(offset, [cluster.subarray(0, length)]);
+      await this.#locked(offset, length, true, () => compressed.write(offset / clusterSize, packed));
+    });
+  }
+
+  flush(): Promise<void> {
+    return this.#requests.run(async () => {
+      if (this.#layout.damage !== undefined) throw this.#layout.damage;
+      await this.#parts?.writeBack.run();
+    });
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    return this.#requests.run(async () => {
+      const { writer } = await this.#begin(offset, length);
+      await this.#eachTable(this.#wholeClusters(offset, length), (first, end) => writer.discard(first, end));
+    });
+  }
+
+  writeZeroes(offset: number, length: number, mayUnmap: boolean): Promise<void> {
+    return this.#requests.run(() => this.#writeZeroes(offset, length, mayUnmap));
+  }
+
+  extent(offset: number): Promise<DiskExtent> {
+    return this.#requests.run(async () => {
+      checkRange(this, offset, 1);
+      return this.#reader.extent(offset, this.size);
+    });
+  }
+
+  /** Flushes, closes the image, and with it what it reads from. @throws what flushing throws, after closing */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    await this.#requests.end();
+    try {
+      await this.#finish();
+    } finally {
+      await this.#layout.file.close();
+      await this.#backing?.[Symbol.asyncDispose]();
+    }
+  }
+
+  async #finish(): Promise<void> {
+    if (this.#parts === undefined || this.#layout.damage !== undefined) return;
+    // What is released when the first is done is written by the second.
+    do await this.#parts.writeBack.run();
+    while (this.#parts.refcounts.dirty);
+  }
+
+  async #write(offset: number, from: readonly Uint8Array[]): Promise<void> {
     const length = totalLength(from);
     const { writer } = await this.#begin(offset, length);
     if (length === 0) return;
@@ -126,26 +203,7 @@ export class Qcow2Disk implements BlockBackend {
     if (!done) await this.#locked(offset, length, true, () => writer.write(offset, from, length));
   }
 
-  /** Writes one whole cluster, compressed where that makes it smaller. @param offset of a cluster's start */
-  async writeCompressed(offset: number, cluster: Uint8Array): Promise<void> {
-    const { clusterSize, header } = this.#layout;
-    const { compressed } = await this.#begin(offset, Math.min(clusterSize, this.size - offset));
-    const packed = await packCluster(cluster, header.compressionType);
-    if (packed.length >= clusterSize) return this.write(offset, [cluster.subarray(0, this.size - offset)]);
-    await this.#locked(offset, clusterSize, true, () => compressed.write(offset / clusterSize, packed));
-  }
-
-  async flush(): Promise<void> {
-    if (this.#layout.damage !== undefined) throw this.#layout.damage;
-    await this.#parts?.writeBack.run();
-  }
-
-  async discard(offset: number, length: number): Promise<void> {
-    const { writer } = await this.#begin(offset, length);
-    await this.#eachTable(this.#wholeClusters(offset, length), (first, end) => writer.discard(first, end));
-  }
-
-  async writeZeroes(offset: number, length: number, mayUnmap: boolean): Promise<void> {
+  async #writeZeroes(offset: number, length: number, mayUnmap: boolean): Promise<void> {
     const { writer } = await this.#begin(offset, length);
     const { clusterSize } = this.#layout;
     const { first, end } = this.#wholeClusters(offset, length);
@@ -161,33 +219,6 @@ export class Qcow2Disk implements BlockBackend {
     });
     const rest = Math.min(end * clusterSize, this.size);
     await this.#writeZeros(rest, offset + length - rest);
-  }
-
-  async extent(offset: number): Promise<DiskExtent> {
-    checkRange(this, offset, 1);
-    return this.#reader.extent(offset, this.size);
-  }
-
-  /** Flushes, closes the image, and with it what it reads from. @throws what flushing throws, after closing */
-  [Symbol.asyncDispose](): Promise<void> {
-    this.#closed ??= this.#close();
-    return this.#closed;
-  }
-
-  async #close(): Promise<void> {
-    try {
-      await this.#finish();
-    } finally {
-      await this.#layout.file.close();
-      await this.#backing?.[Symbol.asyncDispose]();
-    }
-  }
-
-  async #finish(): Promise<void> {
-    if (this.#parts === undefined || this.#layout.damage !== undefined) return;
-    // What is released when the first is done is written by the second.
-    do await this.#parts.writeBack.run();
-    while (this.#parts.refcounts.dirty);
   }
 
   /** What every change begins with. */
@@ -238,7 +269,7 @@ export class Qcow2Disk implements BlockBackend {
   }
 
   async #writeZeros(offset: number, length: number): Promise<void> {
-    if (length > 0) await this.write(offset, zeros(length));
+    if (length > 0) await this.#write(offset, zeros(length));
   }
 }
 

@@ -93,11 +93,11 @@ export class Refcounts {
     return this.#mutex.run(() => this.#set(cluster, value));
   }
 
-  /** One reference more to a cluster. @returns false when its refcount has no bits for that */
+  /** One reference more to a cluster. @returns false when nothing uses it, or its refcount has no bits for that */
   share(cluster: number): Promise<boolean> {
     return this.#mutex.run(async () => {
       const count = await this.get(cluster);
-      if (count >= maxRefcount(this.#order)) return false;
+      if (count === 0 || count >= maxRefcount(this.#order)) return false;
       await this.#set(cluster, count + 1);
       return true;
     });

@@ -24,6 +24,7 @@ export class WriteBack {
   readonly #refcounts: Refcounts;
   readonly #onFree: (clusters: readonly number[]) => void;
   readonly #mutex = new Mutex();
+  #waiting: Promise<void> | undefined;
 
   /** @param onFree is told of clusters, in ascending order, that nothing uses any more */
   constructor(
@@ -43,9 +44,13 @@ export class WriteBack {
     return this.#map.tables.crowded || this.#refcounts.blocks.crowded;
   }
 
-  /** Makes everything durable that was done before. */
+  /** Makes everything durable that was done before. Who asks while another run waits to start shares that one. */
   run(): Promise<void> {
-    return this.#mutex.run(() => this.#run());
+    this.#waiting ??= this.#mutex.run(() => {
+      this.#waiting = undefined;
+      return this.#run();
+    });
+    return this.#waiting;
   }
 
   async #run(): Promise<void> {
