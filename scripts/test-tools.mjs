@@ -22,6 +22,7 @@ const TOOLS = {
   bzip2: 'bzip2',
   'mkfs.ext4': 'e2fsprogs',
   debugfs: 'e2fsprogs',
+  'qemu-img': 'qemu-utils',
 };
 
 const found = (program) =>

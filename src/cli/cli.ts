@@ -7,6 +7,7 @@
 import yargs, { type Argv, type Options } from 'yargs';
 import { TsvError } from '../errors.ts';
 import { demoCommand } from './commands/demo.ts';
+import { diskCommand } from './commands/disk.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { imageCommand } from './commands/image.ts';
 import { initramfsCommand } from './commands/initramfs.ts';
@@ -41,6 +42,7 @@ const TSVISOR: CliCommand<never> = {
     kernelCommand,
     initramfsCommand,
     imageCommand,
+    diskCommand,
     demoCommand,
   ] as readonly CliCommand<never>[],
   examples: [

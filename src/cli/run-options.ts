@@ -2,6 +2,7 @@
 import type { Options } from 'yargs';
 import { TsvError } from '../errors.ts';
 import type { BootConfig, VmConfig } from '../machine/config.ts';
+import { DISK_SYNTAX, type DiskSpec, parseDisk } from './run-disks.ts';
 import { parseSerial, type SerialSpec } from './serial-target.ts';
 import { parseTrace } from './trace-output.ts';
 
@@ -56,6 +57,9 @@ export const RUN_OPTIONS = {
     default: 'host',
   }),
   seed: text(MACHINE, "seed of the guest's random number instructions (tcg)"),
+  disk: text(MACHINE, `disk, ${DISK_SYNTAX}; repeatable`, { array: true }),
+  rng: flag(MACHINE, 'virtio entropy device'),
+  transport: text(MACHINE, 'how guests reach virtio devices', { choices: ['mmio', 'pci'], default: 'mmio' }),
   name: text(MACHINE, 'name of the machine in logs', { default: 'vm' }),
   serial: text(CONSOLE, 'serial console: stdio, file:PATH, pty, socket:PATH or none', { default: 'stdio' }),
   timeout: text(CONSOLE, 'end the run after so many seconds, with status 124'),
@@ -93,6 +97,9 @@ export interface RunArguments {
   timeScale?: string;
   clock?: string;
   seed?: string;
+  disk?: string[];
+  rng?: boolean;
+  transport?: string;
   name?: string;
   serial?: string;
   timeout?: string;
@@ -106,6 +113,8 @@ export interface RunArguments {
 /** A run: the machine, and what the command line does around it. */
 export interface RunPlan {
   config: VmConfig;
+  /** Disks to open for the machine. */
+  disks: readonly DiskSpec[];
   serial: SerialSpec;
   /** Milliseconds, or undefined for no limit. */
   timeout: number | undefined;
@@ -137,10 +146,13 @@ export function planRun(args: RunArguments): RunPlan {
       timeScale: parseNumber('--time-scale', args.timeScale ?? '1'),
       clock: args.clock as VmConfig['clock'],
       seed: args.seed === undefined ? undefined : parseNumber('--seed', args.seed),
+      rng: args.rng,
+      transport: args.transport as VmConfig['transport'],
       affinity: args.pin === undefined ? undefined : parsePin(args.pin, cpus),
       stopOnPanic: args.stopOnPanic,
       trace: args.trace === undefined ? undefined : parseTrace(args.trace),
     },
+    disks: (args.disk ?? []).map(parseDisk),
     serial: parseSerial(args.serial ?? 'stdio'),
     timeout: args.timeout === undefined ? undefined : parseTimeout(args.timeout),
     json: args.json ?? false,

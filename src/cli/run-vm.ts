@@ -1,9 +1,11 @@
 /** Runs a machine in the foreground: console, signals, time limit, reports, exit status. */
 
 import { TsvError } from '../errors.ts';
+import type { VmConfig } from '../machine/config.ts';
 import { Vm } from '../machine/vm.ts';
 import { ESCAPE_HELP, type EscapeCommand } from './escape-keys.ts';
 import { cliLog } from './log.ts';
+import { closeDisks, openDisks } from './run-disks.ts';
 import type { RunPlan } from './run-options.ts';
 import { exitError, exitToJson, formatDumps, formatExit, formatStats, type RunTiming } from './run-report.ts';
 import { openSerial, type SerialTarget } from './serial-target.ts';
@@ -81,7 +83,7 @@ class ForegroundRun {
     try {
       if (config.trace !== undefined)
         this.#trace = openTrace(traceFile, (error) => this.#onOutputError(error, 'trace'));
-      await using vm = await Vm.create({ log: cliLog(), ...config });
+      await using vm = await this.#create(config);
       this.#vm = vm;
       process.stderr.write(`tsvisor: engine ${vm.accel.engine}: ${vm.accel.why}\n`);
       this.#serial = await this.#connect(vm);
@@ -98,6 +100,17 @@ class ForegroundRun {
     } finally {
       this.#serial?.close();
       this.#trace?.close();
+    }
+  }
+
+  async #create(config: VmConfig): Promise<Vm> {
+    const log = cliLog();
+    const disks = await openDisks(this.#plan.disks, (message) => log.warn(message));
+    try {
+      return await Vm.create({ log, ...config, disks });
+    } catch (error) {
+      await closeDisks(disks);
+      throw error;
     }
   }
 

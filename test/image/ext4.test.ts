@@ -52,11 +52,11 @@ describe('makeExt4', () => {
         execFileSync('dumpe2fs', ['-h', output()], { stdio: ['ignore', 'pipe', 'ignore'] }).toString(),
       ).toMatch(new RegExp(`Filesystem UUID: +${uuid}`));
       expect(debugfs('cat /bin/busybox')).toBe(busybox.toString('latin1'));
-      expect(debugfs('stat /bin/busybox')).toMatch(/Mode: +0755 [^]*?User: +0 +Group: +0 /);
+      expect(debugfs('stat /bin/busybox')).toMatch(/Mode: +0755 [\s\S]*?User: +0 +Group: +0 /);
       expect(debugfs('stat /bin/sh')).toContain('Fast link dest: "busybox"');
       expect(debugfs('stat /etc/secret')).toMatch(/Mode: +0600 /);
       expect(debugfs('stat /etc')).toMatch(/Mode: +0755 /);
-      expect(debugfs('stat /')).toMatch(/Mode: +0755 [^]*?User: +0 +Group: +0 /);
+      expect(debugfs('stat /')).toMatch(/Mode: +0755 [\s\S]*?User: +0 +Group: +0 /);
     },
     SLOW,
   );
