@@ -63,16 +63,17 @@ export class HostileVm {
 
   /**
    * Runs the guest from a state for a while.
+   * @param stop end the machine then, instead of pausing it
    * @returns how the machine ended, or undefined when it is paused
    */
-  async run(state: EntryState, milliseconds: number): Promise<VmExit | undefined> {
+  async run(state: EntryState, milliseconds: number, stop = false): Promise<VmExit | undefined> {
     const vm = await this.get();
     for (const device of vm.devices) device.reset?.();
     vm.engine.restore(this.#engine);
     await vm.writeVcpu(0, { ...this.#initial, ...state });
     vm.resume();
     const exit = await Promise.race([vm.exited, after(milliseconds)]);
-    if (exit === undefined) await vm.pause().catch(unlessEnded);
+    if (exit === undefined) await (stop ? vm.stop() : vm.pause().catch(unlessEnded));
     const ended = vm.state === 'paused' ? undefined : await vm.exited;
     this.#count(ended);
     if (ended !== undefined) checkExit(ended);

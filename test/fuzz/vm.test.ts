@@ -16,6 +16,8 @@ interface Input {
   seed: number;
   code: string;
   milliseconds: number;
+  /** Stop the machine instead of pausing it. */
+  stop?: boolean;
 }
 
 const rejections: unknown[] = [];
@@ -31,6 +33,7 @@ function makeInput(random: Random): Input {
     seed: random.u32(),
     code: hex(makeCode(mode, random)),
     milliseconds: random.pick([0, 1, 5, 20, 50]),
+    ...(random.chance(10) ? { stop: true } : {}),
   };
 }
 
@@ -50,7 +53,7 @@ describe.each(ENGINES)('a machine on %s with a hostile guest', (accel) => {
     const vm = await machine.get();
     const state = prepare(vm.memory, input.mode, input.tables, new Random(input.seed));
     vm.memory.write(CODE, unhex(input.code));
-    await machine.run(state, input.milliseconds);
+    await machine.run(state, input.milliseconds, input.stop);
     expect(rejections).toEqual([]);
   }
 
@@ -66,7 +69,7 @@ describe.each(ENGINES)('a machine on %s with a hostile guest', (accel) => {
   );
 
   it(
-    'can be paused, or has ended for a reason that it names',
+    'can be paused and stopped, or has ended for a reason that it names',
     async () => {
       await new Corpus<Input>('vm').run({ seconds: SECONDS, make: makeInput }, run);
 
