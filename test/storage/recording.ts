@@ -28,6 +28,11 @@ export class Recording {
     return this.#events.length;
   }
 
+  /** How many events had happened just after each write to the header. */
+  get headerWrites(): number[] {
+    return this.#events.flatMap((event, i) => (event.kind === 'write' && event.offset < 104 ? [i + 1] : []));
+  }
+
   /**
    * The file as a crash could leave it: everything before the last sync, and of what follows, whatever `keep` says.
    * @param at events that had happened

@@ -1,4 +1,5 @@
 /** Makes new qcow2 images. */
+import { rm } from 'node:fs/promises';
 import { TsvError } from '../../errors.ts';
 import { ImageFile } from '../file.ts';
 import { zstdCompressor } from './compression.ts';
@@ -34,6 +35,18 @@ const HEADER_ROOM = 2048;
  */
 export async function createQcow2(path: string, options: CreateQcow2Options): Promise<void> {
   const header = plan(options);
+  const file = await ImageFile.open(path, { readOnly: false, create: true });
+  try {
+    await writeEmpty(file, header);
+  } catch (error) {
+    await rm(path, { force: true });
+    throw error;
+  } finally {
+    await file.close();
+  }
+}
+
+async function writeEmpty(file: ImageFile, header: Header): Promise<void> {
   const clusterSize = 2 ** header.clusterBits;
   const perBlock = (clusterSize * 8) >> header.refcountOrder;
   const first = encodeHeader(header);
@@ -42,7 +55,6 @@ export async function createQcow2(path: string, options: CreateQcow2Options): Pr
   const used = header.l1Offset / clusterSize + Math.ceil((header.l1Entries * q.ENTRY_SIZE) / clusterSize);
   const table = new Uint8Array(header.refcountTableClusters * clusterSize);
   const tableView = new DataView(table.buffer);
-  await using file = await ImageFile.open(path, { readOnly: false, create: true });
   await file.truncate(used * clusterSize);
   for (let i = 0; i < blocks; i++) {
     const offset = (blocksAt + i) * clusterSize;

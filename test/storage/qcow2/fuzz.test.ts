@@ -2,13 +2,15 @@
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { beforeAll, expect, it } from 'vitest';
+import { beforeAll, expect, it, vi } from 'vitest';
 import { ERROR_CODES, TsvError } from '../../../src/errors.ts';
 import { checkDisk } from '../../../src/storage/check.ts';
 import { diskInfo } from '../../../src/storage/info.ts';
 import { openDisk } from '../../../src/storage/open.ts';
 import { createQcow2 } from '../../../src/storage/qcow2/create.ts';
 import { pattern, qemuCheck, qemuImg, qemuIo, testFolder } from '../support.ts';
+
+vi.setConfig({ testTimeout: 300_000 });
 
 const SIZE = 1 << 20;
 const RUNS = Number(process.env.TSV_DISK_CASES ?? 40);

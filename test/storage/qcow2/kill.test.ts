@@ -2,13 +2,15 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { checkDisk } from '../../../src/storage/check.ts';
 import { createRaw } from '../../../src/storage/create.ts';
 import { openDisk } from '../../../src/storage/open.ts';
 import { createQcow2 } from '../../../src/storage/qcow2/create.ts';
 import { load, stamp } from '../load.ts';
 import { bundle, content, qemuCheck, qemuImg, testFolder } from '../support.ts';
+
+vi.setConfig({ testTimeout: 300_000 });
 
 const SIZE = 4 << 20;
 const KILLS = Number(process.env.TSV_DISK_CASES ?? 8);

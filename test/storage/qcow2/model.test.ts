@@ -2,11 +2,13 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { BlockBackend } from '../../../src/storage/backend.ts';
 import { openDisk } from '../../../src/storage/open.ts';
 import { createQcow2 } from '../../../src/storage/qcow2/create.ts';
 import { content, pattern, qemuCheck, qemuImg, testFolder } from '../support.ts';
+
+vi.setConfig({ testTimeout: 300_000 });
 
 const SIZE = 3 << 20;
 const SECTORS = SIZE / 512;
