@@ -9,7 +9,7 @@ import { BIOS_AREA_END, BIOS_AREA_START, buildE820, EBDA_END, EBDA_START } from 
 import { COM1, FW_CFG_PORT, PVPANIC_PORT } from './board.ts';
 import type { ResolvedConfig } from './config.ts';
 import { apicIds } from './cpu.ts';
-import { virtioPlaces } from './virtio.ts';
+import { virtioCmdline, virtioPlaces } from './virtio.ts';
 
 /** A loaded guest. */
 export interface LoadedBoot extends BootResult {
@@ -36,6 +36,7 @@ export async function loadBoot(config: ResolvedConfig, memory: GuestMemory): Pro
   const firmware = config.board === 'pc' ? writeFirmwareTables(config, memory) : undefined;
   const result = await loadKernel({
     ...boot,
+    cmdline: config.board === 'pc' ? virtioCmdline(boot.cmdline, config) : boot.cmdline,
     modules,
     memory,
     e820,

@@ -54,6 +54,19 @@ export function virtioPlaces(config: ResolvedConfig): Pick<DsdtOptions, 'virtioM
   return { virtioMmio: Array.from({ length: count }, (_, i) => mmioPlace(i)), pci };
 }
 
+/**
+ * A kernel's command line with what a kernel without ACPI has to be told of virtio-mmio devices, as far as it takes such
+ * parameters; with ACPI it would find each of them twice.
+ */
+export function virtioCmdline(cmdline: string | undefined, config: ResolvedConfig): string | undefined {
+  if (cmdline === undefined || !/(?:^|\s)acpi=off(?:\s|$)/.test(cmdline)) return cmdline;
+  const { virtioMmio = [] } = virtioPlaces(config);
+  const devices = virtioMmio.map(
+    ({ address, length, gsi }) => `virtio_mmio.device=${length}@0x${address.toString(16)}:${gsi}`,
+  );
+  return [cmdline, ...devices].join(' ');
+}
+
 function pciGsi(index: number): number {
   return PCI_GSIS[index % PCI_GSIS.length];
 }

@@ -104,6 +104,15 @@ describe('configuration', () => {
     expect(driver.offered() & BLK_F.RO).toBe(0n);
   });
 
+  it.each([{ serial: 'x'.repeat(21) }, { serial: 'ß' }, { queues: 0 }, { queues: 65 }])(
+    'cannot have %j',
+    (options) => {
+      expect(() => new Guest(new MemoryDisk(), options)).toThrow(
+        expect.objectContaining({ code: 'TSV_E_CONFIG' }),
+      );
+    },
+  );
+
   it('offers no changes of a read-only disk', () => {
     const { device } = new Guest(new MemoryDisk(8, true));
     const changes = BLK_F.DISCARD | BLK_F.WRITE_ZEROES | BLK_F.CONFIG_WCE;

@@ -1,5 +1,6 @@
 /** The block device (virtio 1.2 section 5.2) over a {@link BlockBackend}. */
 import { inspect } from 'node:util';
+import { TsvError } from '../../../errors.ts';
 import type { BlockBackend } from '../../../storage/backend.ts';
 import { scatter } from '../../../storage/buffers.ts';
 import type { DeviceState } from '../../device.ts';
@@ -43,14 +44,19 @@ export class VirtioBlk implements VirtioDevice {
   readonly #inFlight = new Set<Promise<void>>();
   #host: VirtioHost | undefined;
 
+  /** @throws TSV_E_CONFIG */
   constructor({ name = 'virtio-blk0', backend, serial = '', queues = 1 }: BlkOptions) {
+    check(/^[\x20-\x7e]{0,20}$/.test(serial), `"${serial}" cannot be a serial number`);
+    check(
+      Number.isInteger(queues) && queues >= 1 && queues <= MAX_QUEUES,
+      `${queues} cannot be the number of queues`,
+    );
     this.name = name;
     this.#backend = backend;
     this.#serial = new Uint8Array(BLK_ID_SIZE);
-    this.#serial.set(Buffer.from(serial, 'latin1').subarray(0, BLK_ID_SIZE));
-    const count = Math.min(Math.max(queues, 1), MAX_QUEUES);
-    this.queueSizes = new Array<number>(count).fill(QUEUE_SIZE);
-    this.config = new BlkConfig({ size: backend.size, segMax: SEG_MAX, queues: count });
+    this.#serial.set(Buffer.from(serial));
+    this.queueSizes = new Array<number>(queues).fill(QUEUE_SIZE);
+    this.config = new BlkConfig({ size: backend.size, segMax: SEG_MAX, queues });
     const { readOnly } = backend;
     this.features =
       BLK_F.SEG_MAX |
@@ -58,7 +64,7 @@ export class VirtioBlk implements VirtioDevice {
       BLK_F.TOPOLOGY |
       BLK_F.FLUSH |
       (readOnly ? BLK_F.RO : BLK_F.CONFIG_WCE) |
-      (count > 1 ? BLK_F.MQ : 0n) |
+      (queues > 1 ? BLK_F.MQ : 0n) |
       (backend.discard !== undefined && !readOnly ? BLK_F.DISCARD : 0n) |
       (backend.writeZeroes !== undefined && !readOnly ? BLK_F.WRITE_ZEROES : 0n);
   }
@@ -196,6 +202,13 @@ export class VirtioBlk implements VirtioDevice {
     await Promise.all(this.#inFlight);
     await this.#backend[Symbol.asyncDispose]();
   }
+}
+
+function check(isGood: boolean, message: string): void {
+  if (isGood) return;
+  throw new TsvError('TSV_E_CONFIG', `${message} of a virtio disk.`, {
+    hint: `A serial number has up to ${BLK_ID_SIZE} ASCII characters, a disk 1 to ${MAX_QUEUES} queues.`,
+  });
 }
 
 function describe(error: unknown): string {
