@@ -169,16 +169,15 @@ describe('disk convert', () => {
 });
 
 describe('disk check', () => {
-  const damaged = async () => {
+  const image = async () => {
     const folder = scratch();
     const path = join(folder, 'a.qcow2');
     await disk('convert', patterned(folder), '-o', path);
-    const { 'image-end-offset': end } = JSON.parse(qemuImg('check', '--output=json', path));
-    return { path, end: end as number };
+    return path;
   };
 
   it('finds a sound image sound', async () => {
-    const { path } = await damaged();
+    const path = await image();
 
     const ended = await disk('check', path);
 
@@ -187,7 +186,7 @@ describe('disk check', () => {
   });
 
   it('finds damage and repairs it', async () => {
-    const { path } = await damaged();
+    const path = await image();
     // All refcounts of the first block of clusters: the block follows header and table.
     const file = openSync(path, 'r+');
     writeSync(file, Buffer.alloc(64), 0, 64, 2 * 65536);
