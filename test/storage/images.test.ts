@@ -343,7 +343,9 @@ describe('checkDisk', () => {
     const reader = await openDisk(`${path}.ro`, { readOnly: true });
     const before = await content(reader);
     await reader[Symbol.asyncDispose]();
-    const disk = await openDisk(path);
+    const warnings: string[] = [];
+    const disk = await openDisk(path, { warn: (message) => warnings.push(message) });
+    expect(warnings).toEqual([`"${path}" was not closed; its refcounts are repaired.`]);
     await disk.write(1 << 20, [pattern(65536, 2)]);
     pattern(65536, 2).copy(before, 1 << 20);
     expect((await content(disk)).equals(before)).toBe(true);

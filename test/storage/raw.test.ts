@@ -1,10 +1,12 @@
+import { execFileSync } from 'node:child_process';
 import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { createRaw } from '../../src/storage/create.ts';
 import { canPunchHoles } from '../../src/storage/file.ts';
 import { openDisk } from '../../src/storage/open.ts';
-import { content, pattern, testFolder } from './support.ts';
+import { createQcow2 } from '../../src/storage/qcow2/create.ts';
+import { bundle, content, pattern, testFolder } from './support.ts';
 
 const folder = testFolder();
 let files = 0;
@@ -95,6 +97,23 @@ describe('a raw disk', () => {
     await expect(disk.writeZeroes!(0, 512, true)).rejects.toMatchObject(readOnly);
     await disk.flush();
   });
+});
+
+it('works without the addon, but says that nothing is given back', async () => {
+  const program = await bundle('discard-process', folder);
+  for (const format of ['raw', 'qcow2']) {
+    const path = newPath();
+    if (format === 'raw') await createRaw(path, 1 << 20);
+    else await createQcow2(path, { size: 1 << 20 });
+    const env = { ...process.env, TSVISOR_ADDON: join(folder, 'nowhere.node') };
+    const output = JSON.parse(execFileSync(process.execPath, [program, path], { encoding: 'utf8', env }));
+    expect(output).toEqual({
+      warnings: [
+        `What is discarded of "${path}" is not given back to the host: that needs the native addon.`,
+      ],
+      zeroed: true,
+    });
+  }
 });
 
 describe('opening', () => {
