@@ -6,7 +6,12 @@ import { CodeWatch } from './decode/code-watch.ts';
 import { Decoder } from './decode/decoder.ts';
 import { SERIALIZES } from './decode/serializing.ts';
 import { ExitLog } from './exits.ts';
-import { type InterpreterExports, instantiate, loadInterpreter } from './interpreter.ts';
+import {
+  type CompiledModules,
+  type InterpreterExports,
+  instantiate,
+  loadInterpreter,
+} from './interpreter.ts';
 import { ATTENTION_ENGINE, areaBase, codeBit, R, S, STATUS } from './layout.ts';
 import type { MemorySlots } from './memory-slots.ts';
 import { Mmu } from './mmu/mmu.ts';
@@ -24,6 +29,8 @@ export interface CpuConfig {
   readonly index: number;
   /** How many vCPUs share the memory, by default 1. */
   readonly vcpus?: number;
+  /** The interpreter as another thread has compiled it. */
+  readonly modules?: CompiledModules;
   /** Memory besides RAM. */
   readonly slots?: MemorySlots;
   /** Which CPUID features it has, by the names of src/vcpu/cpuid. */
@@ -76,7 +83,7 @@ export class Cpu {
       watch: new CodeWatch(memory, regions, vcpus, index),
       rendezvous: this.rendezvous,
     });
-    const interpreter = loadInterpreter();
+    const interpreter = loadInterpreter(config.modules);
     this.hasFeature = config.hasFeature;
     this.#decoder = new Decoder(interpreter.instructions, config.hasFeature);
     this.blocks = new Blocks(this.state, this.mmu, this.map, this.#decoder, interpreter, { index, vcpus });

@@ -21,6 +21,9 @@ export interface CompiledInterpreter extends DecodeTable {
   readonly outOfLine: WebAssembly.Module;
 }
 
+/** The compiled modules alone: what one thread can post to another, to spare it the compilation. */
+export type CompiledModules = Pick<CompiledInterpreter, 'run' | 'outOfLine'>;
+
 /** Functions and constants that the modules import. */
 export type InterpreterImports = Readonly<Record<string, unknown>>;
 
@@ -54,19 +57,31 @@ let compiled: CompiledInterpreter | undefined;
 
 /**
  * The interpreter, compiled at the first call in a thread.
+ * @param modules compiled by another thread; only the first call looks at them
  * @throws TSV_E_ENGINE when the build is not complete
  */
-export function loadInterpreter(): CompiledInterpreter {
+export function loadInterpreter(modules?: CompiledModules): CompiledInterpreter {
   if (compiled === undefined) {
     const { run, outOfLine, instructions, fused } = generated ?? readInterpreter();
     compiled = {
-      run: compileOptimized(run),
-      outOfLine: new WebAssembly.Module(outOfLine),
+      run: modules?.run ?? compileOptimized(run),
+      outOfLine: modules?.outOfLine ?? new WebAssembly.Module(outOfLine),
       instructions,
       fused,
     };
   }
   return compiled;
+}
+
+/**
+ * The modules for threads that are to come. Undefined where the sources run as they are: the threads then run the build,
+ * which may be of other sources.
+ * @throws TSV_E_ENGINE when the build is not complete
+ */
+export function modulesForThreads(): CompiledModules | undefined {
+  if (generated !== undefined) return undefined;
+  const { run, outOfLine } = loadInterpreter();
+  return { run, outOfLine };
 }
 
 /** Makes a vCPU's instance. */

@@ -66,7 +66,8 @@ export class TcgVcpu implements EngineVcpu {
   readonly #trace: CoreTrace | undefined;
 
   constructor({ index, detail }: VcpuPort, { tracer, log }: VcpuContext) {
-    const { memory, regions, cpus, apicIds, mailboxes, time, irqchip, seed, slots } = detail as TcgVcpuDetail;
+    const { memory, regions, cpus, apicIds, mailboxes, time, irqchip, seed, slots, modules } =
+      detail as TcgVcpuDetail;
     this.run = new Uint8Array(memory.buffer, areaBase(index) + RUN, RUN_SIZE);
     this.#area = new RunArea(this.run);
     this.#irqchip = irqchip;
@@ -78,6 +79,7 @@ export class TcgVcpu implements EngineVcpu {
       index,
       vcpus: cpus,
       slots: new MemorySlots(slots),
+      modules,
       hasFeature: (name) => features.has(name),
     });
     const words = new Int32Array(memory.buffer);

@@ -19,10 +19,14 @@ import type { CpuidEntry } from '../vcpu/state.ts';
 import { SIGNATURE, TSC_KHZ, tcgCpuid } from './cpuid.ts';
 import { CodeWatch } from './decode/code-watch.ts';
 import { DirtyLog } from './dirty-log.ts';
+import { type CompiledModules, modulesForThreads } from './interpreter.ts';
 import { ATTENTION_ENGINE, ATTENTION_KICK, areaBase, engineSize, PAGE, RUN, RUN_SIZE, S } from './layout.ts';
 import { MemorySlots } from './memory-slots.ts';
 import { Rendezvous } from './rendezvous.ts';
 import { msrIndices } from './system/msrs.ts';
+
+/** With more vCPUs than this the interpreter is compiled for all of them at once. */
+const COMPILED_ONCE = 2;
 
 /** Most vCPUs: each takes address space in the one memory that also holds guest RAM. */
 export const MAX_TCG_CPUS = 64;
@@ -46,6 +50,7 @@ export interface TcgVcpuDetail {
   irqchip: IrqchipMode;
   seed: number | undefined;
   slots: SharedArrayBuffer;
+  modules: CompiledModules | undefined;
 }
 
 /** A VM in software. */
@@ -65,6 +70,7 @@ export class TcgVm implements EngineVm {
   readonly #slots = new MemorySlots();
   /** First byte behind RAM that is not given away yet. */
   #spare: number;
+  readonly #modules: CompiledModules | undefined;
   #dirtyLog: DirtyLog | undefined;
 
   /** Room behind RAM for {@link allocateMemory}: address space that takes no memory until it is used. */
@@ -108,6 +114,8 @@ export class TcgVm implements EngineVm {
     this.#apicBus = new ApicBus(this.#mailboxes);
     if (config.irqchip === 'kernel') this.#router = new InterruptRouter(this.#apicBus);
     this.#time = config.time ?? runningTime();
+    // A few threads compile at the same time, each for itself; many would wait for each other.
+    if (cpus > COMPILED_ONCE) this.#modules = modulesForThreads();
     const { regions } = config.memory;
     this.#spare = Math.max(...regions.map(({ offset, size }) => offset + size));
     if (config.dirtyLog) this.#dirtyLog = new DirtyLog(this.#memory as HostMemory, config.memory.regions);
@@ -206,6 +214,7 @@ export class TcgVm implements EngineVm {
       irqchip: this.#config.irqchip,
       seed: this.#config.seed,
       slots: this.#slots.shared,
+      modules: this.#modules,
     };
     return { engine: 'tcg', index, detail };
   }
