@@ -227,7 +227,10 @@ export class Qcow2Disk implements BlockBackend {
     const { damage } = this.#layout;
     if (damage !== undefined) throw damage;
     const parts = this.#parts!;
-    this.#begun ??= this.#layout.clearAutoclear();
+    this.#begun ??= this.#layout.clearAutoclear().catch((error: unknown) => {
+      this.#begun = undefined;
+      throw error;
+    });
     await this.#begun;
     if (parts.writeBack.crowded) await parts.writeBack.run();
     return parts;

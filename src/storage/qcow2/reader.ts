@@ -40,7 +40,10 @@ export class Reader {
       for (let at = 0; at < length; ) {
         const run = await this.#run(offset + at, length - at);
         const whole = run.length === length;
-        work.push(this.#readRun(offset + at, run, whole ? into : slice(into, at, run.length)));
+        const piece = this.#readRun(offset + at, run, whole ? into : slice(into, at, run.length));
+        // It is looked at below; until then a failure must not count as one that nobody looks at.
+        piece.catch(() => {});
+        work.push(piece);
         at += run.length;
       }
     } catch (error) {

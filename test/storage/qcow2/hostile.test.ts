@@ -218,6 +218,22 @@ describe('tables', () => {
     expect((await checkDisk(path)).found).toMatchObject({ corruptions: 0, leaks: 0 });
   });
 
+  it('that are damaged at the start of a request do not end the process while the rest is looked up', async () => {
+    const path = join(folder, 'two-tables.qcow2');
+    await createQcow2(path, { size: 1 << 20, clusterSize: 512 });
+    const writer = await openDisk(path);
+    await writer.write(0, [pattern(1 << 17, 1)]);
+    await writer[Symbol.asyncDispose]();
+    const bytes = readFileSync(path);
+    bytes.writeBigUInt64BE((1n << 63n) | (1n << 45n), l2Of(bytes) + 63 * 8);
+    writeFileSync(path, bytes);
+    const disk = await openDisk(path, { readOnly: true });
+    for (let i = 0; i < 3; i++) {
+      await expect(disk.read(63 * 512, [Buffer.alloc(1 << 16)])).rejects.toMatchObject(corrupt);
+    }
+    await disk[Symbol.asyncDispose]();
+  });
+
   it('compressed clusters that are garbage are errors, and stay where they are', async () => {
     const raw = join(folder, 'garbage.raw');
     const path = join(folder, 'garbage.qcow2');
