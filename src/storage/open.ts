@@ -46,8 +46,8 @@ export function openDisk(path: string, options: OpenDiskOptions = {}): Promise<B
 /** Finds out the format of an image. Everything that is not qcow2 is raw. */
 export async function detectFormat(file: ImageFile): Promise<DiskFormat> {
   if (file.length < q.V2_HEADER_LENGTH) return 'raw';
-  const start = new DataView((await file.readBytes(0, 8)).buffer);
-  return start.getUint32(0) === q.MAGIC && [2, 3].includes(start.getUint32(4)) ? 'qcow2' : 'raw';
+  const start = new DataView((await file.readBytes(0, 4)).buffer);
+  return start.getUint32(0) === q.MAGIC ? 'qcow2' : 'raw';
 }
 
 /** @param above device and inode of the images that lead here */

@@ -13,6 +13,7 @@ import type { Layout } from './layout.ts';
 import type { MetadataMap } from './metadata-map.ts';
 import type { Reader } from './reader.ts';
 import type { NewClusters, Refcounts } from './refcounts.ts';
+import { settleAll } from './settle.ts';
 
 /** Writes without locking; who calls it has locked the clusters. */
 export class Writer {
@@ -39,7 +40,7 @@ export class Writer {
       runs.push({ ...run, at });
       at += run.length;
     }
-    for (const run of runs) await this.#layout.file.write(run.host, slice(from, run.at, run.length));
+    await settleAll(runs.map((run) => this.#layout.file.write(run.host, slice(from, run.at, run.length))));
     return true;
   }
 
