@@ -31,6 +31,8 @@ export interface DebianBase {
   readonly archive: string;
   /** File names of the packages that are in it, NAME_VERSION_ARCHITECTURE.deb. */
   readonly packages: readonly string[];
+  /** What it was made with; another version of this program may do it differently. */
+  readonly recipe: string;
 }
 
 /**
@@ -44,25 +46,25 @@ export async function debianBase(cache: Cache, options: DebianBaseOptions): Prom
   const include = [...new Set(options.include)].sort();
   const note = `base-${digest(['debian', ...include])}.json`;
   const known = await readBase(cache, note);
-  if (known !== undefined && !refresh) return known;
-
   const names = [...ESSENTIAL, ...SYSTEM, ...include];
+  const recipe = digest([INSTALL_SCRIPT, ...names]);
+  if (known?.recipe === recipe && !refresh) return known;
+
   const apt = new Apt(cache, signal, (step, fraction) => report({ step, fraction }));
   const install = async (): Promise<DebianBase> => {
     report({ step: 'resolve' });
     const { files: first } = await apt.plan(ESSENTIAL);
     const { files: all, installedSize } = await apt.plan(names);
     const packages = [...first, ...all.filter((name) => !first.includes(name))];
-    // The script is part of what is in the archive.
-    const archive = cache.path(`base-${digest([INSTALL_SCRIPT, ...packages])}.tar`);
-    if (await isFile(archive)) return { archive, packages };
+    const archive = cache.path(`base-${digest([recipe, ...packages])}.tar`);
+    if (await isFile(archive)) return { archive, packages, recipe };
     const archives = await cache.folder('packages');
     report({ step: 'download', fraction: 0 });
     await apt.downloadPlan(names, archives);
     const set = { archives, packages, first: first.length, installedSize };
     await installPackages(cache, set, archive, options);
     await removeOther(archives, packages);
-    return { archive, packages };
+    return { archive, packages, recipe };
   };
   const base = await install().catch(async (error: unknown) => {
     if (!(error instanceof StaleListsError)) throw error;

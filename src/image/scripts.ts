@@ -98,6 +98,14 @@ faults=$(inside dpkg --audit)
 echo pack: >&3
 rm -rf "$root/debs" "$root/usr/sbin/policy-rc.d" "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin \\
   "$root"/var/cache/debconf/*-old "$root"/var/log/apt "$root"/var/log/*.log
+# Where the new system's own apt gets packages; the host's sources may have more than Debian.
+codename=$(sed -n 's/^VERSION_CODENAME=//p' "$root/etc/os-release")
+if grep -q '^ID=debian$' "$root/etc/os-release" && [ -n "$codename" ]; then
+  printf 'Types: deb\\nURIs: %s\\nSuites: %s\\nComponents: main\\nSigned-By: %s\\n\\n' \
+    http://deb.debian.org/debian "$codename $codename-updates" /usr/share/keyrings/debian-archive-keyring.gpg \
+    http://deb.debian.org/debian-security "$codename-security" /usr/share/keyrings/debian-archive-keyring.gpg \
+    >"$root/etc/apt/sources.list.d/debian.sources"
+fi
 # Empty: each system that is started from this tree makes its own (machine-id(5)).
 : >"$root/etc/machine-id"
 rm -f "$root/var/lib/dbus/machine-id"

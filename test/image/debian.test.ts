@@ -56,6 +56,7 @@ describe('buildDebianImage', () => {
       const uuid = /UUID=(\S+)\t\/\text4/.exec(debugfs('cat /etc/fstab'))?.[1];
       expect(debugfs('show_super_stats -h')).toContain(uuid);
       expect(debugfs('stat /usr/sbin/init')).toContain('systemd');
+      expect(debugfs('cat /etc/apt/sources.list.d/debian.sources')).toMatch(/^Suites: \w+-security$/m);
       // Nothing of the host: no device nodes, no packages, no identity.
       expect(debugfs('ls -p /dev').trim().split('\n')).toHaveLength(2);
       expect(debugfs('ls -p /')).not.toContain('debs');
