@@ -15,6 +15,7 @@ export type {
   RegisterMode,
   StopReason,
 } from './devices/device.ts';
+export type { Chain, VirtioDevice, VirtioHost, Virtqueue } from './devices/virtio/virtio-device.ts';
 export { ERROR_CODES, TsvError, type TsvErrorCode } from './errors.ts';
 export { type KvmProbe, probeKvm } from './kvm/probe.ts';
 export type { BootConfig, FlatBoot, KernelBoot, VmConfig } from './machine/config.ts';
@@ -25,12 +26,19 @@ export type { ExitReason, RegisterDump, VmExit } from './machine/exit.ts';
 export { formatRegisters } from './machine/registers.ts';
 export { type SoftwareKvmProfile, softwareKvmProfile } from './machine/slow-kvm.ts';
 export type { VmStats } from './machine/stats.ts';
+export type { DiskConfig, VirtioTransport } from './machine/virtio.ts';
 export { Vm, type VmStateName } from './machine/vm.ts';
 export { DirtyBitmap, type PageRun } from './memory/dirty-bitmap.ts';
 export { GuestMemory, type RamRegion } from './memory/guest-memory.ts';
 export { type Gate, writeIdt } from './memory/interrupt-tables.ts';
 export { PageTableBuilder, type PageTableOptions } from './memory/page-tables.ts';
 export { GdtBuilder } from './memory/segments.ts';
+export type { BlockBackend, DiskExtent } from './storage/backend.ts';
+export { type CreateOverlayOptions, createOverlay, createRaw } from './storage/create.ts';
+export { type BackingPolicy, type DiskFormat, type OpenDiskOptions, openDisk } from './storage/open.ts';
+export { type OverlayOptions, openOverlay } from './storage/overlay.ts';
+export { type CreateQcow2Options, createQcow2 } from './storage/qcow2/create.ts';
+export { type ThrottleClock, ThrottledDisk, type ThrottleLimits } from './storage/throttle.ts';
 export type { EngineVm, IrqchipMode, MsiMessage } from './vcpu/engine.ts';
 export type { TraceTopic } from './vcpu/protocol.ts';
 export type {

@@ -22,9 +22,11 @@ export type BackingPolicy = 'none' | 'any' | ((path: string) => boolean);
 export interface OpenDiskOptions {
   /** Found out from the file's start when not given. */
   readonly format?: DiskFormat;
+  /** Open it for reading alone; several may do so. */
   readonly readOnly?: boolean;
   /** False leaves files unlocked: the caller knows that nobody else has them. */
   readonly lock?: boolean;
+  /** Which files it may be based on; default `none`. */
   readonly backing?: BackingPolicy;
   /** Bytes of L2 tables that are kept in memory for each qcow2 image. */
   readonly cacheSize?: number;

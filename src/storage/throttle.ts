@@ -56,8 +56,11 @@ class TokenBucket {
 
 /** A disk whose requests wait for their turn, in the order they came. */
 export class ThrottledDisk implements BlockBackend {
+  /** {@link BlockBackend.discard}, when the disk can. */
   readonly discard?: (offset: number, length: number) => Promise<void>;
+  /** {@link BlockBackend.writeZeroes}, when the disk can. */
   readonly writeZeroes?: (offset: number, length: number, mayUnmap: boolean) => Promise<void>;
+  /** {@link BlockBackend.extent}, when the disk can. */
   readonly extent?: (offset: number) => Promise<DiskExtent>;
   readonly #disk: BlockBackend;
   readonly #clock: ThrottleClock;
@@ -97,24 +100,29 @@ export class ThrottledDisk implements BlockBackend {
     if (disk.extent) this.extent = (offset) => disk.extent!(offset);
   }
 
+  /** {@link BlockBackend.size}. */
   get size(): number {
     return this.#disk.size;
   }
 
+  /** {@link BlockBackend.readOnly}. */
   get readOnly(): boolean {
     return this.#disk.readOnly;
   }
 
+  /** {@link BlockBackend.read}, when its turn comes. */
   async read(offset: number, into: readonly Uint8Array[]): Promise<void> {
     await this.#turn(totalLength(into));
     await this.#disk.read(offset, into);
   }
 
+  /** {@link BlockBackend.write}, when its turn comes. */
   async write(offset: number, from: readonly Uint8Array[]): Promise<void> {
     await this.#turn(totalLength(from));
     await this.#disk.write(offset, from);
   }
 
+  /** {@link BlockBackend.flush}, when its turn comes. */
   async flush(): Promise<void> {
     await this.#turn(0);
     await this.#disk.flush();

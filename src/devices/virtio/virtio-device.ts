@@ -43,7 +43,9 @@ export interface Virtqueue {
 export interface VirtioHost {
   /** The features that driver and device agreed on. */
   readonly features: bigint;
+  /** Guest RAM. */
   readonly memory: GuestMemory;
+  /** Guest time. */
   readonly clock: Clock;
   /** Undefined when the driver did not enable that queue. */
   queue(index: number): Virtqueue | undefined;
@@ -51,6 +53,7 @@ export interface VirtioHost {
   configChanged(): void;
   /** The driver did what cannot be answered: DEVICE_NEEDS_RESET, logged. All queues stop. */
   fail(reason: string): void;
+  /** Something for the machine's log. */
   log(level: 'debug' | 'info' | 'warn' | 'error', message: string): void;
 }
 

@@ -17,6 +17,7 @@ export interface CreateQcow2Options {
   readonly clusterSize?: number;
   /** Width of refcounts, a power of two from 1 to 64 (default 16; version 2 has no other). */
   readonly refcountBits?: number;
+  /** Write refcounts late, for speed; after a crash the image is repaired when it is opened. */
   readonly lazyRefcounts?: boolean;
   /** How clusters are compressed that are written compressed (default zlib). */
   readonly compression?: 'zlib' | 'zstd';
