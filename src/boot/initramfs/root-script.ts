@@ -48,6 +48,8 @@ if (: <>/dev/console) 2>/dev/null; then exec <>/dev/console >&0 2>&0; fi
 
 fail() {
   for line in "$@"; do echo "init: $line"; done
+  # The kernel panics when init ends, and what the console has not sent by then is lost.
+  sleep 1
   exit 1
 }
 
