@@ -103,10 +103,11 @@ describe.each(ENGINES)('on %s', (accel) => {
   });
 
   it('a vCPU that sleeps takes an NMI of the host', async () => {
-    const source = `${handler(2, '2f')} cli; 1: hlt; jmp 1b; 2: mov byte ptr [0x1000], 0x77; iret`;
+    const source = `${handler(2, '2f')} cli; mov byte ptr [0x1000], 1; 1: hlt; jmp 1b
+      2: mov byte ptr [0x1000], 0x77; iret`;
     await using vm = await guests.pcVm(source);
     vm.start();
-    await expect.poll(() => vm.stats().entries).toBeGreaterThan(0);
+    await expect.poll(() => vm.memory.readU8(0x1000)).toBe(1);
     await vm.pause();
 
     await vm.nmi(0);
