@@ -87,5 +87,12 @@ end() { echo "@@status $?"; }
 /** Takes apart output of a script whose sections are `section NAME; { ... } 2>&1; end`. */
 export function sections(output: string): Sections {
   const found = output.matchAll(/^@@begin (\S+)\n([\s\S]*?)^@@status (\d+)$/gm);
-  return Object.fromEntries([...found].map(([, name, text, status]) => [name, `${text}status ${status}`]));
+  const ended = Object.fromEntries(
+    [...found].map(([, name, text, status]) => [name, `${text}status ${status}`]),
+  );
+  for (const [, name] of output.matchAll(/^@@begin (\S+)$/gm)) {
+    if (name in ended) continue;
+    throw new Error(`The section "${name}" has no end. The last output:\n${output.slice(-3000)}`);
+  }
+  return ended;
 }
