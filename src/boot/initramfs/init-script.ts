@@ -29,8 +29,8 @@ export function initScript(options: InitScriptOptions): string {
     ...modules.map((path) => `insmod ${quote(path)}`),
     options.command === undefined ? shell : `(\n${options.command}\n)`,
     'echo "init: exit status $?"',
-    // What the console has not sent when the power goes is lost; setting its attributes waits until it has.
-    ...(applets.includes('stty') ? ['stty "$(stty -g)" 2>/dev/null'] : []),
+    // What the console has not sent when the power goes is lost.
+    'sleep 0.5',
     'sync',
     'poweroff -f',
     '',
