@@ -24,7 +24,10 @@ const GUESTS: [string, (guests: Guests) => Promise<Vm>][] = [
     'calls an interrupt handler',
     ({ bareVm }) => bareVm(`${handler(0x21, '2f')} 1: int 0x21; jmp 1b; 2: iret`),
   ],
-  ['faults in the handler of its fault', ({ bareVm }) => bareVm(`${handler(6, '1f')} 1: mov sp, 0x7000; ud2`)],
+  [
+    'faults in the handler of its fault',
+    ({ bareVm }) => bareVm(`${handler(6, '1f')} 1: mov sp, 0x7000; ud2`),
+  ],
   [
     'is trapped after each instruction',
     ({ bareVm }) => bareVm(`${handler(1, '2f')} pushf; pop ax; or ah, 1; push ax; popf; 1: jmp 1b; 2: iret`),
