@@ -22,8 +22,8 @@ describe.each([1, 2])('with %i vCPUs', (cpus) => {
         cpus,
         script: 'halt -f',
         cmdline: 'cryptomgr.notests',
-        onOutput: (text, vm) => {
-          if (text.includes('System halted')) setTimeout(() => void vm.stop(), 500);
+        onOutput: (output, vm) => {
+          if (output.includes('System halted')) setTimeout(() => void vm.stop(), 500);
         },
       });
       expect(exit).toMatchObject({ reason: 'stopped', status: 0 });

@@ -26,8 +26,8 @@ export interface GuestOptions {
   readonly kernel?: string;
   /** What else the machine has. */
   readonly config?: Partial<VmConfig>;
-  /** Sees the output as it comes. */
-  readonly onOutput?: (text: string, vm: Vm) => void;
+  /** Sees all the output there is so far, each time more has come: a line may come in pieces. */
+  readonly onOutput?: (output: string, vm: Vm) => void;
 }
 
 /** What a guest did. */
@@ -62,9 +62,8 @@ export async function runGuest(options: GuestOptions): Promise<GuestRun> {
   const decoder = new TextDecoder();
   let output = '';
   vm.console.onData((bytes) => {
-    const text = decoder.decode(bytes, { stream: true });
-    output += text;
-    options.onOutput?.(text, vm);
+    output += decoder.decode(bytes, { stream: true });
+    options.onOutput?.(output, vm);
   });
   const limit = setTimeout(() => void vm.stop('timeout'), LIMIT);
   vm.start();

@@ -31,12 +31,10 @@ it.each([1, 4])(
   async (cpus) => {
     let slept: () => void = () => {};
     let load: Promise<number> | undefined;
-    let output = '';
     await runGuest({
       cpus,
       script: `${SECTIONS} sleep 1; section sleep; sleep 4; end`,
-      onOutput: (text) => {
-        output += text;
+      onOutput: (output) => {
         if (load === undefined && output.includes('@@begin sleep'))
           load = loadDuring(new Promise<void>((resolve) => (slept = resolve)));
         if (output.includes('@@status')) slept();

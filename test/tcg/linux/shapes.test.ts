@@ -55,15 +55,13 @@ it.each([2, 4])(
   'lives at 1/%i of the speed of time when it is told to',
   async (timeScale) => {
     const marks: number[] = [];
-    let output = '';
     const { console } = await runGuest({
       config: { timeScale },
       script: `${SECTIONS}
         sleep 1
         section sleep; sleep 2; end
         section dmesg; dmesg -r; end`,
-      onOutput: (text) => {
-        output += text;
+      onOutput: (output) => {
         const count = output.match(/@@(?:begin|status) /g)?.length ?? 0;
         while (marks.length < count) marks.push(Date.now());
       },
