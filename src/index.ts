@@ -4,6 +4,9 @@
  * The public API, nothing else. Start with {@link Vm.create}; see README.md and examples/.
  */
 
+export { buildInitramfs, type InitramfsNode, type InitramfsOptions } from './boot/initramfs/build.ts';
+export type { HostFile } from './boot/initramfs/host-files.ts';
+export type { ModuleOptions } from './boot/initramfs/modules.ts';
 export type { Clock, Timer } from './devices/clock.ts';
 export type {
   AccessSize,
@@ -15,8 +18,17 @@ export type {
   RegisterMode,
   StopReason,
 } from './devices/device.ts';
+export { type ConsoleOptions, VirtioConsole } from './devices/virtio/console/console.ts';
+export type { ConsolePortOptions } from './devices/virtio/console/port.ts';
 export type { Chain, VirtioDevice, VirtioHost, Virtqueue } from './devices/virtio/virtio-device.ts';
 export { ERROR_CODES, TsvError, type TsvErrorCode } from './errors.ts';
+export {
+  type FetchedKernel,
+  type FetchKernelOptions,
+  fetchBusybox,
+  fetchKernel,
+} from './host/kernel-fetch.ts';
+export type { FetchOptions, FetchProgress } from './host/packages.ts';
 export { type KvmProbe, probeKvm } from './kvm/probe.ts';
 export type { BootConfig, FlatBoot, KernelBoot, VmConfig } from './machine/config.ts';
 export type { ExpectOptions, VmConsole } from './machine/console.ts';

@@ -26,6 +26,12 @@ describe.each([
   });
 });
 
+it('lets Linux read a disk that a TypeScript object makes up', () => {
+  const output = run('custom-disk');
+  expect(output).toMatch(/^This is sector 1234567\.\r\n/);
+  expect(output).toMatch(/^The guest ended with poweroff\.\n$/m);
+});
+
 describe('the first example', () => {
   it('is the one that the README shows', () => {
     const readme = readFileSync(join(ROOT, 'README.md'), 'utf8');

@@ -26,6 +26,8 @@ const exports: Exported[] = [
 /** Members with the KVM API's field names are documented as a whole, by the struct they mirror. */
 const STRUCTS = 'vcpu/state.ts';
 
+const MEMBER = /^ {2}(?:(?:readonly|static|async|override|get|set) )*(\[?[A-Za-z_][\w.]*\]?)(?:[<(?:!;]| =)/;
+
 const isDocumented = (lines: readonly string[], line: number) => lines[line - 1]?.trimEnd().endsWith('*/');
 
 /** The line of a declaration. */
@@ -35,16 +37,31 @@ function declaration({ name, file }: Exported): { lines: string[]; line: number 
   return { lines, line: lines.findIndex((text) => start.test(text)) };
 }
 
+/** Names of an interface's members, which say there what they are for all classes that implement it. */
+function inherited(line: string): readonly string[] {
+  const name = /\bimplements (\w+)/.exec(line)?.[1];
+  const base = exports.find((exported) => exported.name === name);
+  if (base === undefined) return [];
+  const { lines, line: start } = declaration(base);
+  const members = lines.slice(start + 1, lines.indexOf('}', start)).map((text) => MEMBER.exec(text)?.[1]);
+  return members.filter((member) => member !== undefined);
+}
+
 /** Public members of a class or interface without a comment. */
 function undocumentedMembers(exported: Exported): string[] {
   const { lines, line } = declaration(exported);
   if (exported.file === STRUCTS || !/^export (class|interface) .*\{$/.test(lines[line])) return [];
   const end = lines.indexOf('}', line);
-  const member =
-    /^ {2}(?:(?:readonly|static|async|override|get|set) )*(\[?[A-Za-z_][\w.]*\]?)(?:[<(?:!;]| =)/;
+  const above = inherited(lines[line]);
   return lines.slice(line + 1, end).flatMap((text, i) => {
-    const name = member.exec(text)?.[1];
-    if (name === undefined || name === 'constructor' || /^ {2}(private|protected) /.test(text)) return [];
+    const name = MEMBER.exec(text)?.[1];
+    if (
+      name === undefined ||
+      name === 'constructor' ||
+      above.includes(name) ||
+      /^ {2}(private|protected) /.test(text)
+    )
+      return [];
     return isDocumented(lines, line + 1 + i) ? [] : [`${exported.name}.${name}`];
   });
 }

@@ -16,8 +16,9 @@ export interface FetchKernelOptions extends FetchOptions {
 
 /** A kernel in the cache. */
 export interface FetchedKernel {
-  /** The package it is from, and that package's version. */
+  /** The package it is from. */
   readonly package: string;
+  /** That package's version. */
   readonly packageVersion: string;
   /** The kernel's release, as `uname -r` prints it. */
   readonly version: string;

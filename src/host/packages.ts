@@ -18,6 +18,7 @@ export interface FetchProgress {
 export interface FetchOptions {
   /** Where to keep it; {@link defaultCacheDir} when absent. */
   readonly cacheDir?: string;
+  /** Told of each step, and of how far a download is. */
   readonly onProgress?: (progress: FetchProgress) => void;
   /** Ends fetching; what was downloaded is kept to continue from, everything else is removed. */
   readonly signal?: AbortSignal;

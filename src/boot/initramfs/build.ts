@@ -18,6 +18,7 @@ export interface InitramfsOptions {
   readonly contents?: readonly { path: string; content: string | Uint8Array; mode?: number }[];
   /** Empty directories; mode 0755 when absent. */
   readonly directories?: readonly { path: string; mode?: number }[];
+  /** Symbolic links; the target need not exist. */
   readonly symlinks?: readonly { path: string; target: string }[];
   /** Device nodes and pipes; mode 0600 when absent. */
   readonly nodes?: readonly InitramfsNode[];

@@ -17,11 +17,13 @@ const CONTROL_OUT = 3;
 
 /** Options of {@link VirtioConsole}. */
 export interface ConsoleOptions {
+  /** Unique within a machine. Default "virtio-console0". */
   name?: string;
   /** The first is the console; 1 to 31. */
   ports: readonly ConsolePortOptions[];
-  /** Size of the terminal. Default 80 by 25. */
+  /** Width of the terminal, 1 to 65535. Default 80. */
   columns?: number;
+  /** Height of the terminal, 1 to 65535. Default 25. */
   rows?: number;
 }
 
