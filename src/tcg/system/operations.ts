@@ -25,6 +25,11 @@ const NO_SHADOW = MASK64;
 /** Instruction prefixes but for REP and REX (SDM vol. 2A 2.1.1). */
 const OTHER_PREFIXES = new Set([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0]);
 const MAX_PREFIXES = 14n;
+/**
+ * So many events are delivered in a row at most. An alignment check whose frame is not aligned either never ends, as on a
+ * processor: run() comes back meanwhile, so that the vCPU can be stopped.
+ */
+const MAX_NESTING = 8;
 const CONTRIBUTORY = new Set<number>([VECTOR.DE, VECTOR.TS, VECTOR.NP, VECTOR.SS, VECTOR.GP]);
 
 /** One operation being carried out. */
@@ -305,7 +310,7 @@ export class SystemOperations {
   #deliver(vector: number, error: number, kind: EventKind): boolean {
     const { state } = this.#cpu;
     let [v, e, k] = [vector, error, kind];
-    for (;;) {
+    for (let nesting = 0; nesting < MAX_NESTING; nesting++) {
       try {
         this.onEvent?.(v, e, k);
         this.delivery.deliver(v, e, k);
@@ -322,6 +327,8 @@ export class SystemOperations {
         [v, e, k] = both ? [VECTOR.DF, 0, 'exception'] : [nested.vector, nested.error, 'exception'];
       }
     }
+    this.events.injected = { vector: v, error: e, kind: k };
+    return true;
   }
 
   /** Whether an interrupt from outside can be taken now. */
