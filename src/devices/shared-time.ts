@@ -44,12 +44,12 @@ export class SharedTime {
     this.deadline = Number.POSITIVE_INFINITY;
   }
 
-  /** Virtual clock: guest time at which a device's timer is due; Infinity for none. */
+  /** Virtual clock: guest time at which a device's timer is due, in whole nanoseconds; Infinity for none. */
   get deadline(): number {
     return this.#fields[DEADLINE];
   }
   set deadline(deadline: number) {
-    this.#fields[DEADLINE] = deadline;
+    this.#fields[DEADLINE] = Math.ceil(deadline);
   }
 
   /** Virtual clock: guest time is now `guest`; it never goes back. */

@@ -64,9 +64,10 @@ export class ApicTimer {
     this.#nsPerCycle = NS_PER_SECOND / (options.busHz ?? NS_PER_SECOND);
   }
 
-  /** Guest time of the next expiry in nanoseconds, or Infinity. */
+  /** Guest time of the next expiry in whole nanoseconds, or Infinity. */
   get deadline(): number {
-    return this.#deadline;
+    // A timer that was divided anew while it ran may be due between two.
+    return Math.ceil(this.#deadline);
   }
 
   /** Takes the mode from the timer's LVT entry. A change into or out of TSC-deadline mode disarms the timer. */

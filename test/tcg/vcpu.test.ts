@@ -1,0 +1,59 @@
+/** A vCPU behind the engine seam, in the test's own thread. */
+import { expect, it } from 'vitest';
+import { SharedTime } from '../../src/devices/shared-time.ts';
+import { KVM_EXIT_IO } from '../../src/kvm/abi/constants.ts';
+import { KVM_RUN_EXIT_REASON } from '../../src/kvm/abi/run.ts';
+import { allocateRam } from '../../src/memory/allocate.ts';
+import { S } from '../../src/tcg/layout.ts';
+import { openVcpu, type TcgVcpu } from '../../src/tcg/vcpu.ts';
+import { TcgVm } from '../../src/tcg/vm.ts';
+import { protectedModeEntry, writeBootGdt } from '../../src/vcpu/entry.ts';
+import { assemble } from '../support/assemble.ts';
+
+const CODE = 0x2000;
+const APIC_ENABLED = 'mov dword ptr [0xfee000f0], 0x1ff';
+const DIVIDE = { by1: 0xb, by128: 0xa } as const;
+
+/** A vCPU at a program in 32-bit protected mode, whose output to a port is an exit. */
+function vcpuAt(source: string, time: SharedTime): TcgVcpu {
+  const memory = allocateRam({ size: 2 << 20, reserve: TcgVm.reserve(1) });
+  const vm = TcgVm.create({ memory, irqchip: 'kernel', pit: false, time }, 1);
+  const vcpu = openVcpu(vm.vcpuPort(0), { tracer: { has: () => false, add() {} }, log() {} }) as TcgVcpu;
+  vcpu.set('cpuid', vm.supportedCpuid());
+  memory.write(CODE, assemble(`.code32\n${source}`, CODE));
+  const { regs, sregs } = protectedModeEntry({
+    entry: CODE,
+    segments: writeBootGdt(memory, 0x1000, 32),
+    stack: 0x8000,
+  });
+  vcpu.set('sregs', sregs);
+  vcpu.set('regs', regs);
+  return vcpu;
+}
+
+function runToOutput(vcpu: TcgVcpu): void {
+  const run = new DataView(vcpu.run.buffer, vcpu.run.byteOffset);
+  expect(vcpu.enter()).toBe(0);
+  expect(run.getUint32(KVM_RUN_EXIT_REASON, true)).toBe(KVM_EXIT_IO);
+}
+
+it('keeps virtual time whole when the guest divides the timer differently while it runs', () => {
+  const time = new SharedTime();
+  time.isVirtual = true;
+  const vcpu = vcpuAt(
+    `${APIC_ENABLED}
+    mov dword ptr [0xfee00320], 0x20
+    mov dword ptr [0xfee003e0], ${DIVIDE.by128}; mov dword ptr [0xfee00380], 100000
+    nop; nop; nop
+    mov dword ptr [0xfee003e0], ${DIVIDE.by1}
+    1: rdtsc; test dword ptr [0xfee00210], 1; jz 1b
+    out 0x80, al`,
+    time,
+  );
+
+  runToOutput(vcpu);
+
+  expect(time.now()).toBeGreaterThan(100_000);
+  expect(Number.isInteger(time.now())).toBe(true);
+  expect(vcpu.cpu.state.u64(S.RETIRED)).toBeLessThan(1_000_000n);
+});
