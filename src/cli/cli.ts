@@ -14,7 +14,7 @@ import { initramfsCommand } from './commands/initramfs.ts';
 import { kernelCommand } from './commands/kernel.ts';
 import { runCommand } from './commands/run.ts';
 import { EXIT_STATUS_HELP } from './exit-codes.ts';
-import { unknownCommand, usageError } from './usage.ts';
+import { camelCase, unknownCommand, usageError } from './usage.ts';
 import { tsvisorVersion } from './version.ts';
 
 /** A command: one that runs, or a group of others. */
@@ -86,7 +86,23 @@ async function runLeaf(command: CliCommand<never>, path: string, args: readonly 
   }
   const parsed = await parser.parseAsync();
   if (parsed.help) return 0;
-  return command.run!(parsed as never);
+  return command.run!(lastOfRepeated(parsed, command.options ?? {}) as never);
+}
+
+/** An option that is not made to be repeated has the last value that it was given; yargs makes a list of all. */
+function lastOfRepeated(
+  parsed: Readonly<Record<string, unknown>>,
+  options: Readonly<Record<string, Options>>,
+): Record<string, unknown> {
+  // yargs has each option by its name in camel case, too.
+  const names = Object.keys(options).filter((name) => options[name].array);
+  const lists = new Set(names.flatMap((name) => [name, camelCase(name)]));
+  return Object.fromEntries(
+    Object.entries(parsed).map(([key, value]) => [
+      key,
+      Array.isArray(value) && key !== '_' && !lists.has(key) ? value.at(-1) : value,
+    ]),
+  );
 }
 
 async function runGroup(command: CliCommand<never>, path: string, args: readonly string[]): Promise<number> {
@@ -116,7 +132,6 @@ function describe(command: CliCommand<never>, path: string, args: readonly strin
     .usage(`${path}${operand} [options]\n\n${command.describe}`)
     .options(options)
     .parserConfiguration({
-      'duplicate-arguments-array': false,
       'dot-notation': false,
       'greedy-arrays': false,
     })

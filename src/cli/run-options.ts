@@ -2,8 +2,9 @@
 import type { Options } from 'yargs';
 import { TsvError } from '../errors.ts';
 import type { BootConfig, VmConfig } from '../machine/config.ts';
+import { CONSOLE_SYNTAX, type ConsoleSpec, parseConsole } from './run-consoles.ts';
 import { DISK_SYNTAX, type DiskSpec, parseDisk } from './run-disks.ts';
-import { parseSerial, type SerialSpec } from './serial-target.ts';
+import { parseTarget, TARGET_SYNTAX, type TargetSpec } from './targets/target.ts';
 import { parseTrace } from './trace-output.ts';
 
 const text = (group: string, describe: string, more: Options = {}): Options => ({
@@ -61,7 +62,11 @@ export const RUN_OPTIONS = {
   rng: flag(MACHINE, 'virtio entropy device'),
   transport: text(MACHINE, 'how guests reach virtio devices', { choices: ['mmio', 'pci'], default: 'mmio' }),
   name: text(MACHINE, 'name of the machine in logs', { default: 'vm' }),
-  serial: text(CONSOLE, 'serial console: stdio, file:PATH, pty, socket:PATH or none', { default: 'stdio' }),
+  serial: text(
+    CONSOLE,
+    `serial console: ${TARGET_SYNTAX} (default stdio, or none when a --console takes it)`,
+  ),
+  console: text(CONSOLE, `virtio console or named port, ${CONSOLE_SYNTAX}; repeatable`, { array: true }),
   timeout: text(CONSOLE, 'end the run after so many seconds, with status 124'),
   'stop-on-panic': flag(CONSOLE, 'end the run when the kernel panics (--no-stop-on-panic goes on)', {
     default: true,
@@ -102,6 +107,7 @@ export interface RunArguments {
   transport?: string;
   name?: string;
   serial?: string;
+  console?: string[];
   timeout?: string;
   stopOnPanic?: boolean;
   json?: boolean;
@@ -115,7 +121,9 @@ export interface RunPlan {
   config: VmConfig;
   /** Disks to open for the machine. */
   disks: readonly DiskSpec[];
-  serial: SerialSpec;
+  serial: TargetSpec;
+  /** Ports of the virtio console. */
+  consoles: readonly ConsoleSpec[];
   /** Milliseconds, or undefined for no limit. */
   timeout: number | undefined;
   json: boolean;
@@ -153,12 +161,24 @@ export function planRun(args: RunArguments): RunPlan {
       trace: args.trace === undefined ? undefined : parseTrace(args.trace),
     },
     disks: (args.disk ?? []).map(parseDisk),
-    serial: parseSerial(args.serial ?? 'stdio'),
+    ...planConsoles(args),
     timeout: args.timeout === undefined ? undefined : parseTimeout(args.timeout),
     json: args.json ?? false,
     dumpRegisters: args.dumpRegisters ?? true,
     traceFile: args.traceFile,
   };
+}
+
+function planConsoles(args: RunArguments): Pick<RunPlan, 'serial' | 'consoles'> {
+  const consoles = (args.console ?? []).map(parseConsole);
+  const stdio = consoles.filter(({ target }) => target.kind === 'stdio').length;
+  const serial = parseTarget(args.serial ?? (stdio > 0 ? 'none' : 'stdio'), 'serial');
+  if (stdio + (serial.kind === 'stdio' ? 1 : 0) > 1) {
+    throw new TsvError('TSV_E_USAGE', 'Only one console can have standard input and output.', {
+      hint: 'Send the others elsewhere: file:PATH, pty, socket:PATH or none.',
+    });
+  }
+  return { serial, consoles };
 }
 
 function planBoot(args: RunArguments): BootConfig {

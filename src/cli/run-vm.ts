@@ -5,11 +5,13 @@ import type { VmConfig } from '../machine/config.ts';
 import { Vm } from '../machine/vm.ts';
 import { ESCAPE_HELP, type EscapeCommand } from './escape-keys.ts';
 import { cliLog } from './log.ts';
+import { RunConsoles } from './run-consoles.ts';
 import { closeDisks, openDisks } from './run-disks.ts';
 import type { RunPlan } from './run-options.ts';
 import { exitError, exitToJson, formatDumps, formatExit, formatStats, type RunTiming } from './run-report.ts';
-import { openSerial, type SerialTarget } from './serial-target.ts';
 import { dieOf, type EndSignal, signalStatus, watchSignals } from './signals.ts';
+import { stdioSize } from './targets/stdio.ts';
+import { openTarget, type Target, type TargetEvents, type TargetSpec } from './targets/target.ts';
 import { openTrace, type TraceOutput } from './trace-output.ts';
 
 /** How long output may still take when a signal or the time limit ends the run, ms: its reader may be what is stuck. */
@@ -32,7 +34,7 @@ export interface RunHooks {
 /**
  * Runs a machine to its end and reports how it ended.
  * @returns the exit status
- * @throws what `Vm.create` and the serial and trace outputs throw; signals other than SIGINT end the process
+ * @throws what `Vm.create` and the console and trace outputs throw; signals other than SIGINT end the process
  */
 export async function runVm(plan: RunPlan, hooks: RunHooks = {}): Promise<number> {
   const run = new ForegroundRun(plan, hooks);
@@ -47,8 +49,10 @@ export async function runVm(plan: RunPlan, hooks: RunHooks = {}): Promise<number
 class ForegroundRun {
   readonly #plan: RunPlan;
   readonly #hooks: RunHooks;
+  readonly #consoles: RunConsoles | undefined;
   #vm: Vm | undefined;
-  #serial: SerialTarget | undefined;
+  /** Of the serial port and of the virtio consoles. */
+  readonly #targets: Target[] = [];
   #trace: TraceOutput | undefined;
   #signal: EndSignal | undefined;
   /** The reader of our output has gone: there is nobody to report to. */
@@ -61,6 +65,8 @@ class ForegroundRun {
   constructor(plan: RunPlan, hooks: RunHooks) {
     this.#plan = plan;
     this.#hooks = hooks;
+    if (plan.consoles.length > 0)
+      this.#consoles = new RunConsoles(plan.consoles, stdioSize(plan.json ? 2 : 1));
     this.#grace = new Promise((resolve) => {
       this.#startGrace = () => void setTimeout(resolve, FLUSH_LIMIT);
     });
@@ -73,7 +79,7 @@ class ForegroundRun {
   }
 
   #stop(reason: 'stopped' | 'timeout'): void {
-    this.#serial?.hurry();
+    for (const target of this.#targets) target.hurry();
     this.#startGrace();
     void this.#vm?.stop(reason);
   }
@@ -86,7 +92,7 @@ class ForegroundRun {
       await using vm = await this.#create(config);
       this.#vm = vm;
       process.stderr.write(`tsvisor: engine ${vm.accel.engine}: ${vm.accel.why}\n`);
-      this.#serial = await this.#connect(vm);
+      await this.#connect(vm);
       this.#hooks.onStart?.(vm);
       const setup = performance.now();
       const timer = timeout === undefined ? undefined : setTimeout(() => this.#stop('timeout'), timeout);
@@ -98,7 +104,7 @@ class ForegroundRun {
       this.#hooks.onEnd?.();
       return this.#report(vm, exit, timing);
     } finally {
-      this.#serial?.close();
+      this.#closeTargets();
       this.#trace?.close();
     }
   }
@@ -107,28 +113,48 @@ class ForegroundRun {
     const log = cliLog();
     const disks = await openDisks(this.#plan.disks, (message) => log.warn(message));
     try {
-      return await Vm.create({ log, ...config, disks });
+      const virtio = this.#consoles === undefined ? [] : [this.#consoles.device];
+      return await Vm.create({ log, ...config, disks, virtio });
     } catch (error) {
       await closeDisks(disks);
       throw error;
     }
   }
 
-  async #connect(vm: Vm): Promise<SerialTarget> {
-    const serial = await openSerial(this.#plan.serial, this.#plan.json ? 2 : 1, {
+  /** Joins the serial port and the virtio consoles with the host. */
+  async #connect(vm: Vm): Promise<void> {
+    const { serial } = this.#plan;
+    const target = await this.#open(serial, 'serial console', vm, {
       onInput: (bytes) => {
         if (bytes.includes(CTRL_C) && this.#hooks.ctrlCEnds?.()) this.interrupt('SIGINT');
         else vm.console.write(bytes);
       },
-      onCommand: (command) => this.#onCommand(vm, command),
-      onError: (error) => this.#onOutputError(error, 'serial output'),
     });
     vm.console.onData((bytes) => {
       this.#hooks.onOutput?.(bytes);
-      return serial.write(bytes);
+      return target.write(bytes);
     });
-    if (serial.notice !== undefined) process.stderr.write(`tsvisor: ${serial.notice}\n`);
-    return serial;
+    await this.#consoles?.connect((spec, label, events) => this.#open(spec, label, vm, events));
+  }
+
+  async #open(
+    spec: TargetSpec,
+    label: string,
+    vm: Vm,
+    events: Omit<TargetEvents, 'onCommand' | 'onError'>,
+  ): Promise<Target> {
+    const target = await openTarget(spec, label, this.#plan.json ? 2 : 1, {
+      ...events,
+      onCommand: (command) => this.#onCommand(vm, command),
+      onError: (error) => this.#onOutputError(error, `output of the ${label}`),
+    });
+    this.#targets.push(target);
+    if (target.notice !== undefined) process.stderr.write(`tsvisor: ${target.notice}\n`);
+    return target;
+  }
+
+  #closeTargets(): void {
+    for (const target of this.#targets.splice(0)) target.close();
   }
 
   #onCommand(vm: Vm, command: EscapeCommand): void {
@@ -164,14 +190,16 @@ class ForegroundRun {
 
   /** Lets all output arrive, within the limits of {@link FLUSH_LIMIT}. */
   async #drain(): Promise<void> {
-    await Promise.race([Promise.all([this.#serial?.flush(), this.#trace?.flush()]), this.#grace]);
+    await Promise.race([
+      Promise.all([...this.#targets, this.#trace].map((output) => output?.flush())),
+      this.#grace,
+    ]);
     // Standard output may lead to the same reader as standard error: a report would be stuck as well.
-    if (this.#serial?.busy) dieOf(this.#signal ?? 'SIGTERM');
+    if (this.#targets.some(({ busy }) => busy)) dieOf(this.#signal ?? 'SIGTERM');
   }
 
   #report(vm: Vm, exit: Awaited<Vm['exited']>, timing: RunTiming): number {
-    this.#serial?.close();
-    this.#serial = undefined;
+    this.#closeTargets();
     const { json, dumpRegisters, timeout } = this.#plan;
     const error = this.#outputError ?? exitError(exit, timeout);
     const ended = this.#outputError === undefined ? exit : { ...exit, reason: 'error' as const };

@@ -4,7 +4,7 @@ import { closeSync } from 'node:fs';
 import { TsvError } from '../errors.ts';
 import { TCG_TOPICS, type TraceTopic } from '../vcpu/protocol.ts';
 import { FdWriter } from './fd-writer.ts';
-import { openOutput } from './serial-target.ts';
+import { openOutput } from './open-output.ts';
 
 const CHANNEL = 'tsvisor:trace';
 const TOPICS: readonly TraceTopic[] = ['exits', 'io', 'mmio', 'assist', ...TCG_TOPICS];

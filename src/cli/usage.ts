@@ -18,7 +18,9 @@ export function usageError(message: string, { options, command, args }: UsageCon
   const unknown = /^Unknown arguments?: (.*)$/s.exec(message)?.[1].split(', ') ?? [];
   if (unknown.length === 0) return new TsvError('TSV_E_USAGE', oneLine(message), { hint: help });
   // yargs names an option twice, as written and in camel case.
-  const names = unknown.filter((name) => !unknown.some((other) => other !== name && camel(other) === name));
+  const names = unknown.filter(
+    (name) => !unknown.some((other) => other !== name && camelCase(other) === name),
+  );
   const isOption = (name: string) =>
     args.some((arg) => arg.startsWith('-') && arg.replace(/^-+(no-)?/, '').startsWith(name));
   const words = names.filter((name) => !isOption(name));
@@ -43,7 +45,8 @@ export function unknownCommand(word: string, commands: readonly string[], comman
   });
 }
 
-function camel(name: string): string {
+/** A name as yargs also has it: --cache-dir is cacheDir. */
+export function camelCase(name: string): string {
   return name.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
 }
 

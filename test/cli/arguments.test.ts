@@ -5,7 +5,7 @@ import { parseAdd } from '../../src/cli/commands/initramfs-build.ts';
 import { formatLine } from '../../src/cli/log.ts';
 import { asTsvError, errorToJson, formatError } from '../../src/cli/report-error.ts';
 import { parseModule, planRun } from '../../src/cli/run-options.ts';
-import { parseSerial } from '../../src/cli/serial-target.ts';
+import { parseTarget } from '../../src/cli/targets/target.ts';
 import { parseTrace } from '../../src/cli/trace-output.ts';
 import { unknownCommand, usageError } from '../../src/cli/usage.ts';
 import { TsvError } from '../../src/errors.ts';
@@ -41,15 +41,15 @@ describe('--add', () => {
 
 describe('--serial', () => {
   it('knows its targets', () => {
-    expect(parseSerial('stdio')).toEqual({ kind: 'stdio' });
-    expect(parseSerial('pty')).toEqual({ kind: 'pty' });
-    expect(parseSerial('file:a:b')).toEqual({ kind: 'file', path: 'a:b' });
-    expect(parseSerial('socket:/x')).toEqual({ kind: 'socket', path: '/x' });
+    expect(parseTarget('stdio', 'serial')).toEqual({ kind: 'stdio' });
+    expect(parseTarget('pty', 'serial')).toEqual({ kind: 'pty' });
+    expect(parseTarget('file:a:b', 'serial')).toEqual({ kind: 'file', path: 'a:b' });
+    expect(parseTarget('socket:/x', 'serial')).toEqual({ kind: 'socket', path: '/x' });
   });
 
   it('refuses everything else', () => {
     for (const text of ['', 'file', 'file:', 'socket:', 'stdio:x', 'none:', 'tcp:1']) {
-      expect(() => parseSerial(text), text).toThrow(TsvError);
+      expect(() => parseTarget(text, 'serial'), text).toThrow(TsvError);
     }
   });
 });

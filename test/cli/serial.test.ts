@@ -85,7 +85,9 @@ describe('input and output', () => {
     ]);
 
     expect(ended.status).toBe(4);
-    expect(ended.stderr).toContain('TSV_E_HOST_IO: The serial output cannot be written: ENOSPC.');
+    expect(ended.stderr).toContain(
+      'TSV_E_HOST_IO: The output of the serial console cannot be written: ENOSPC.',
+    );
   });
 
   it.runIf(hasAddon)('--serial pty gives a terminal without echo that works both ways', async () => {

@@ -5,7 +5,7 @@ import { TsvError } from '../../errors.ts';
 import { addBusybox } from './busybox.ts';
 import { encodeCpio } from './cpio.ts';
 import { addHostFile, type HostFile } from './host-files.ts';
-import { initScript } from './init-script.ts';
+import { type InitMount, initScript } from './init-script.ts';
 import { addModules, type ModuleOptions } from './modules.ts';
 import { rootScript } from './root-script.ts';
 import { FileTree } from './tree.ts';
@@ -30,6 +30,10 @@ export interface InitramfsOptions {
   readonly init?: string | Uint8Array;
   /** Shell commands for the /init that comes with busybox; an interactive shell when absent. */
   readonly command?: string;
+  /** What the shell of that /init greets with. */
+  readonly greeting?: string;
+  /** File systems that this /init mounts before, and takes off at the end. */
+  readonly mounts?: readonly InitMount[];
   /** The /init that comes with busybox mounts the disk that the kernel command line has as `root=`, and runs its init. */
   readonly switchRoot?: boolean;
   /** `none` when absent: unpacking costs the guest time and the host's memory is large. */
@@ -90,8 +94,9 @@ function defaultInit(
     checkSwitchRoot(options, applets);
     return rootScript({ modules });
   }
-  if (applets !== undefined) return initScript({ modules, applets, command: options.command });
-  if (options.command === undefined) return undefined;
+  const { command, greeting, mounts = [] } = options;
+  if (applets !== undefined) return initScript({ modules, applets, command, greeting, mounts });
+  if (command === undefined) return undefined;
   throw new TsvError('TSV_E_INITRAMFS', 'A command needs a shell in the initramfs to run it.', {
     hint: 'Add busybox, or give an /init of your own.',
   });

@@ -1,4 +1,5 @@
 /** The /init of an initramfs that hands over to a root file system on a disk. */
+import { OPEN_CONSOLE } from './console-script.ts';
 import { quote } from './quote.ts';
 
 /**
@@ -43,8 +44,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
 ${loading.join('\n')}
-# A console whose driver has only now been loaded.
-if (: <>/dev/console) 2>/dev/null; then exec <>/dev/console >&0 2>&0; fi
+${OPEN_CONSOLE}
 
 fail() {
   for line in "$@"; do echo "init: $line"; done

@@ -57,7 +57,8 @@ export class VirtioConsole implements VirtioDevice {
     }
     this.name = name;
     this.#ports = ports.map((port) => new ConsolePort(port));
-    const hasSeveral = ports.length > 1;
+    // Without the feature there is one port, and it is a console without a name.
+    const hasSeveral = ports.length > 1 || ports[0].isConsole === false || ports[0].name !== undefined;
     this.features = CONSOLE_F.SIZE | CONSOLE_F.EMERG_WRITE | (hasSeveral ? CONSOLE_F.MULTIPORT : 0n);
     // Receive and transmit of port 0, of the control messages, of port 1 and so on.
     const pairs = hasSeveral ? ports.length + 1 : 1;

@@ -1,9 +1,10 @@
-/** The serial console on a pseudo-terminal, for screen, minicom and the like. */
+/** A console on a pseudo-terminal, for screen, minicom and the like. */
 import { closeSync, constants as O, openSync } from 'node:fs';
 import { ReadStream } from 'node:tty';
-import { TsvError } from '../errors.ts';
-import { errnoName, loadNative, type Native } from '../kvm/native.ts';
-import type { SerialEvents, SerialTarget } from './serial-target.ts';
+import { TsvError } from '../../errors.ts';
+import { errnoName, loadNative, type Native } from '../../kvm/native.ts';
+import { holdBack } from './hold-back.ts';
+import type { Target, TargetEvents } from './target.ts';
 
 // <asm-generic/ioctls.h>
 const TIOCSPTLCK = 0x40045431;
@@ -28,9 +29,10 @@ const BACKLOG = 64 * 1024;
 
 /**
  * Makes a pseudo-terminal and connects the console to its master.
+ * @param label what the console is, such as "serial console"
  * @throws TSV_E_ADDON_MISSING, TSV_E_HOST_IO
  */
-export function openPty(events: SerialEvents): SerialTarget {
+export function openPty(label: string, events: TargetEvents): Target {
   const native = loadNative();
   const masterFd = openTty('/dev/ptmx');
   let slaveFd: number;
@@ -45,10 +47,10 @@ export function openPty(events: SerialEvents): SerialTarget {
     throw error;
   }
   const master = new ReadStream(masterFd);
-  master.on('data', (bytes) => events.onInput(bytes));
+  holdBack(master, events);
   master.on('error', (error: NodeJS.ErrnoException) => events.onError(error));
   return {
-    notice: `serial console on ${path} (screen ${path})`,
+    notice: `${label} on ${path} (screen ${path})`,
     busy: false,
     write(bytes) {
       // There is no telling a slow reader from none at all, and the guest must not wait for ever for the latter.

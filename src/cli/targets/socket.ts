@@ -1,8 +1,9 @@
-/** The serial console on a listening Unix socket, one client at a time. */
+/** A console on a listening Unix socket, one client at a time. */
 import { lstatSync, unlinkSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
-import { TsvError } from '../errors.ts';
-import type { SerialEvents, SerialTarget } from './serial-target.ts';
+import { TsvError } from '../../errors.ts';
+import { holdBack } from './hold-back.ts';
+import type { Target, TargetEvents } from './target.ts';
 
 /** sizeof(sun_path) without its terminating zero (unix(7)). */
 const MAX_SOCKET_PATH = 107;
@@ -13,9 +14,10 @@ const HIGH_WATER = 256 * 1024;
 
 /**
  * Listens at `path`. A socket file that a dead process left behind is replaced; the file is removed at the end.
+ * @param label what the console is, such as "serial console"
  * @throws TSV_E_USAGE path too long, in use, or not a socket; TSV_E_FILE when it cannot be created
  */
-export async function openSocket(path: string, events: SerialEvents): Promise<SerialTarget> {
+export async function openSocket(path: string, label: string, events: TargetEvents): Promise<Target> {
   if (Buffer.byteLength(path) > MAX_SOCKET_PATH) {
     throw new TsvError('TSV_E_USAGE', `The socket path ${path} is longer than ${MAX_SOCKET_PATH} bytes.`, {
       hint: 'Unix sockets have short names; use a path in /run or /tmp.',
@@ -40,7 +42,7 @@ export async function openSocket(path: string, events: SerialEvents): Promise<Se
   };
   process.on('exit', remove);
   return {
-    notice: `serial console on ${path} (socat -,raw,echo=0 UNIX-CONNECT:${path})`,
+    notice: `${label} on ${path} (socat -,raw,echo=0 UNIX-CONNECT:${path})`,
     get busy() {
       return port.busy;
     },
@@ -57,7 +59,7 @@ export async function openSocket(path: string, events: SerialEvents): Promise<Se
 
 /** The client there is, or the output that waits for one. */
 class SocketPort {
-  readonly #events: SerialEvents;
+  readonly #events: TargetEvents;
   #client: Socket | undefined;
   #waiting: Uint8Array[] = [];
   #waitingBytes = 0;
@@ -65,7 +67,7 @@ class SocketPort {
   #flushed: (() => void)[] = [];
   #patient = true;
 
-  constructor(events: SerialEvents) {
+  constructor(events: TargetEvents) {
     this.#events = events;
   }
 
@@ -80,7 +82,7 @@ class SocketPort {
       return;
     }
     this.#client = client;
-    client.on('data', (bytes) => this.#events.onInput(bytes));
+    holdBack(client, this.#events);
     client.on('drain', () => this.#release());
     // A client that has gone is no failure: the next may come.
     client.on('error', () => {});

@@ -1,0 +1,40 @@
+/** What the scripts of an initramfs do about consoles whose drivers are modules. */
+
+/**
+ * Shell commands that move the script to the console that the kernel command line names last. The kernel could not open
+ * it before its driver was loaded, and it may come a moment after its driver: a virtio console with several ports is
+ * told about them by messages (virtio 1.2 section 5.3.6).
+ */
+export const OPEN_CONSOLE = `console=
+set -f
+for word in $(cat /proc/cmdline); do
+  case $word in console=*) word=\${word#console=} console=\${word%%,*} ;; esac
+done
+set +f
+case $console in
+  hvc*)
+    looks=0
+    until [ -c "/dev/$console" ] || [ "$looks" -ge 20 ]; do
+      looks=$((looks + 1))
+      sleep 0.1
+    done
+    ;;
+esac
+if (: <>/dev/console) 2>/dev/null; then exec <>/dev/console >&0 2>&0; fi`;
+
+/**
+ * Shell commands that give ports of a virtio console their names in /dev/virtio-ports, as udev does elsewhere. Ports and
+ * names come by messages, so this waits until there are no more of them than a moment before.
+ */
+export const NAME_PORTS = `seen=
+for look in 1 2 3 4 5 6 7 8 9 10; do
+  found=$(cat /sys/class/virtio-ports/*/name 2>/dev/null)
+  [ "$look" -gt 1 ] && [ "$found" = "$seen" ] && break
+  seen=$found
+  sleep 0.1
+done
+for port in /sys/class/virtio-ports/*; do
+  [ -e "$port/name" ] || continue
+  mkdir -p /dev/virtio-ports
+  ln -s "../\${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"
+done`;
