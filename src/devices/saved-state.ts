@@ -65,6 +65,13 @@ export class SavedState {
     return [...value];
   }
 
+  /** Exactly `length` bytes; not a copy. */
+  bytes(key: string, length: number): Uint8Array {
+    const value = this.#state[key];
+    if (value instanceof Uint8Array && value.length === length) return value;
+    throw this.#bad(`has no ${length} bytes ${key}`);
+  }
+
   /** An array of exactly `length` objects. */
   list(key: string, length: number): SavedState[] {
     const value = this.#state[key];

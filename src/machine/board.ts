@@ -33,6 +33,8 @@ const IRQ = { timer: 0, keyboard: 1, rtc: 8 } as const;
 
 /** What the machine needs of its board. */
 export interface Board {
+  /** Settles when the devices are complete and the guest may run. */
+  readonly ready: Promise<void>;
   /** Input for the console. */
   type(bytes: Uint8Array): void;
   sendBreak(): void;
@@ -110,9 +112,10 @@ export function buildBoard(vm: Vm, events: BoardEvents): Board | undefined {
     pio: [{ base: 0xcf8, size: PCI_HOST_SIZE }],
     mmio: [{ base: PCI_ECAM.address, size: PCI_ECAM_SIZE, offset: PCI_ECAM_OFFSET }],
   });
-  addVirtio(vm, pciHost);
+  const ready = addVirtio(vm, pciHost);
 
   return {
+    ready,
     type(bytes) {
       pending.push(bytes);
       if (pending.length === 1) feed();

@@ -7,6 +7,7 @@ import { parseMemorySize } from '../memory/layout.ts';
 import type { CpuTopology } from '../vcpu/cpuid/index.ts';
 import type { IrqchipMode } from '../vcpu/engine.ts';
 import type { TraceTopic } from '../vcpu/protocol.ts';
+import { checkPmem, type PmemConfig } from './pmem.ts';
 import type { DiskConfig, VirtioTransport } from './virtio.ts';
 
 /** Most vCPUs a machine may have; KVM's own limit is checked as well. */
@@ -84,7 +85,9 @@ export interface VmConfig {
   board?: 'pc' | 'none';
   /** Disks: virtio-blk devices, /dev/vda first. */
   disks?: readonly DiskConfig[];
-  /** Further virtio devices, behind the disks. */
+  /** Disk images in the guest's physical memory: virtio-pmem devices, /dev/pmem0 first. */
+  pmem?: readonly PmemConfig[];
+  /** Further virtio devices, behind the disks and persistent memory. */
   virtio?: readonly VirtioDevice[];
   /** A virtio entropy device. Default false. */
   rng?: boolean;
@@ -124,6 +127,7 @@ export interface ResolvedConfig extends Omit<VmConfig, 'memory'> {
   irqchip: IrqchipMode;
   board: 'pc' | 'none';
   disks: readonly DiskConfig[];
+  pmem: readonly PmemConfig[];
   virtio: readonly VirtioDevice[];
   rng: boolean;
   transport: VirtioTransport;
@@ -151,6 +155,7 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
     irqchip: config.irqchip ?? (board === 'none' ? 'none' : 'kernel'),
     board,
     disks: config.disks ?? [],
+    pmem: config.pmem ?? [],
     virtio: config.virtio ?? [],
     rng: config.rng ?? false,
     transport: config.transport ?? 'mmio',
@@ -163,6 +168,7 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
     trace: config.trace ?? [],
   };
   checkCpus(resolved);
+  checkPmem(resolved);
   if (!(resolved.timeScale >= 1 && resolved.timeScale <= 1000)) {
     throw new TsvError('TSV_E_CONFIG', `timeScale is ${resolved.timeScale}; it must be from 1 to 1000.`, {
       hint: '1 is real time, 20 lets guest time run 20 times slower.',

@@ -11,6 +11,7 @@ import type { EngineName, EngineVm } from '../vcpu/engine.ts';
 import { TCG_TOPICS } from '../vcpu/protocol.ts';
 import type { ResolvedConfig } from './config.ts';
 import { apicIds } from './cpu.ts';
+import { pmemSize } from './pmem.ts';
 
 /** A chosen engine. */
 export interface EngineChoice {
@@ -26,8 +27,9 @@ export interface EngineChoice {
 const TCG_ROOM = 2 ** 32 - 2 ** 22;
 
 /** Whether tcg has no room for a machine. */
-function isTooLargeForTcg({ cpus, memory }: ResolvedConfig): boolean {
-  return cpus > MAX_TCG_CPUS || TcgVm.reserve(cpus) + memory + TcgVm.spare > TCG_ROOM;
+function isTooLargeForTcg(config: ResolvedConfig): boolean {
+  const { cpus, memory } = config;
+  return cpus > MAX_TCG_CPUS || TcgVm.reserve(cpus) + memory + TcgVm.spare + pmemSize(config) > TCG_ROOM;
 }
 
 /**
@@ -72,13 +74,14 @@ function checkTrace({ trace }: ResolvedConfig): void {
 }
 
 function createTcg(config: ResolvedConfig, time: SharedTime): { engine: EngineVm; memory: GuestMemory } {
+  checkTcgPmem(config);
   const memory = allocateRam({
     size: config.memory,
     backend: config.memoryBackend,
     mergeable: config.mergeable,
     prefault: config.prefault,
     reserve: TcgVm.reserve(Math.min(config.cpus, MAX_TCG_CPUS)),
-    spare: TcgVm.spare,
+    spare: TcgVm.spare + pmemSize(config),
     native: nativeProblem() === undefined ? nativeMemory(loadNative()) : undefined,
   });
   const { irqchip, dirtyLog, seed } = config;
@@ -87,6 +90,19 @@ function createTcg(config: ResolvedConfig, time: SharedTime): { engine: EngineVm
     config.cpus,
   );
   return { engine, memory };
+}
+
+/** RAM alone that is too large is refused where it is allocated. */
+function checkTcgPmem(config: ResolvedConfig): void {
+  const pmem = pmemSize(config);
+  const room = TCG_ROOM - TcgVm.reserve(Math.min(config.cpus, MAX_TCG_CPUS)) - TcgVm.spare;
+  if (pmem === 0 || config.memory + pmem <= room) return;
+  const mib = (bytes: number) => Math.floor(bytes / 2 ** 20);
+  throw new TsvError(
+    'TSV_E_MEMORY_SIZE',
+    `The tcg engine has no room for ${mib(config.memory)} MiB of RAM and ${mib(pmem)} MiB of persistent memory.`,
+    { hint: `Together they may have ${mib(room)} MiB; use the image as a disk, or run with --accel kvm.` },
+  );
 }
 
 function createKvm(config: ResolvedConfig): { engine: EngineVm; memory: GuestMemory } {

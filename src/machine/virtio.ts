@@ -10,6 +10,7 @@ import type { VirtioDevice } from '../devices/virtio/virtio-device.ts';
 import { TsvError } from '../errors.ts';
 import type { BlockBackend } from '../storage/backend.ts';
 import type { ResolvedConfig } from './config.ts';
+import { addPmem } from './pmem.ts';
 import type { Vm } from './vm.ts';
 
 /** A disk of a machine. */
@@ -38,8 +39,8 @@ const MAX_DISK_QUEUES = 8;
 
 /** What the ACPI tables say of the virtio devices of a machine. @throws TSV_E_CONFIG when they are too many */
 export function virtioPlaces(config: ResolvedConfig): Pick<DsdtOptions, 'virtioMmio' | 'pci'> {
-  const { disks, rng, virtio, transport } = config;
-  const count = disks.length + virtio.length + (rng ? 1 : 0);
+  const { disks, pmem, rng, virtio, transport } = config;
+  const count = disks.length + pmem.length + virtio.length + (rng ? 1 : 0);
   const room = transport === 'pci' ? PCI_SLOTS : MMIO_GSIS.length;
   if (count > room) {
     throw new TsvError('TSV_E_CONFIG', `The board has no room for ${count} virtio devices.`, {
@@ -79,10 +80,15 @@ function mmioPlace(index: number): VirtioMmioPlace {
   };
 }
 
-/** Attaches the devices that the configuration asks for. @throws TSV_E_CONFIG */
-export function addVirtio(vm: Vm, pciHost: PciHost): void {
+/**
+ * Attaches the devices that the configuration asks for.
+ * @returns settles when they are complete and the guest may run
+ * @throws TSV_E_CONFIG, TSV_E_MEMORY_SIZE, TSV_E_HOST_MEMORY
+ */
+export function addVirtio(vm: Vm, pciHost: PciHost): Promise<void> {
   virtioPlaces(vm.config);
-  for (const [i, device] of virtioDevices(vm.config).entries()) {
+  const pmem = addPmem(vm);
+  for (const [i, device] of virtioDevices(vm.config, pmem.devices).entries()) {
     if (vm.config.transport === 'pci') {
       const pci = new VirtioPci(device);
       vm.addDevice(pci, { irq: [pciGsi(i)] });
@@ -92,14 +98,19 @@ export function addVirtio(vm: Vm, pciHost: PciHost): void {
       vm.addDevice(new VirtioMmio(device), { mmio: [{ base: address, size: length }], irq: [gsi] });
     }
   }
+  return pmem.load();
 }
 
-function virtioDevices({ disks, rng, virtio, cpus, seed }: ResolvedConfig): VirtioDevice[] {
+function virtioDevices(
+  { disks, rng, virtio, cpus, seed }: ResolvedConfig,
+  pmem: readonly VirtioDevice[],
+): VirtioDevice[] {
   return [
     ...disks.map(
       ({ backend, serial, queues = Math.min(cpus, MAX_DISK_QUEUES) }, i) =>
         new VirtioBlk({ name: `virtio-blk${i}`, backend, serial, queues }),
     ),
+    ...pmem,
     ...virtio,
     ...(rng ? [new VirtioRng({ seed })] : []),
   ];

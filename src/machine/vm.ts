@@ -171,8 +171,10 @@ export class Vm implements AsyncDisposable {
       onOutput: (bytes) => this.console.receive(bytes),
       onPanic: (message) => this.#panicked(message),
     });
+    // What fails first is thrown; the other is over when the devices have been closed.
+    this.#board?.ready.catch(() => undefined);
     this.#engine.prepare();
-    this.#boot = await loadBoot(this.config, this.memory);
+    [this.#boot] = await Promise.all([loadBoot(this.config, this.memory), this.#board?.ready]);
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.ready));
     const { tsc_khz } = await this.#vcpus[0].get('tsc_khz');
     const states = cpuSetup(this.config, this.#engine, this.memory, this.#boot, tsc_khz, this.log);

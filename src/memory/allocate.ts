@@ -170,3 +170,8 @@ export function releaseRam(memory: GuestMemory, native: NativeMemory): void {
   // What lies before and behind RAM in a memory is an engine's, and over with it.
   for (const { buffer } of memory.memories) native.madvise(buffer, 0, buffer.byteLength, MADV_DONTNEED);
 }
+
+/** The same for whole pages of shared memory that are no guest's RAM. */
+export function releaseBytes(bytes: Uint8Array, native: NativeMemory): void {
+  native.madvise(bytes.buffer as SharedArrayBuffer, bytes.byteOffset, bytes.length, MADV_DONTNEED);
+}

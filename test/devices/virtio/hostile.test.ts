@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { VirtioBlk } from '../../../src/devices/virtio/blk/blk.ts';
 import { VirtioConsole } from '../../../src/devices/virtio/console/console.ts';
+import { VirtioPmem } from '../../../src/devices/virtio/pmem/pmem.ts';
 import { VirtioRng } from '../../../src/devices/virtio/rng/rng.ts';
 import type { VirtioDevice } from '../../../src/devices/virtio/virtio-device.ts';
 import { settle } from '../../support/device-bench.ts';
@@ -128,6 +129,7 @@ const DEVICES: readonly (readonly [string, () => VirtioDevice])[] = [
   ['echo', () => new Echo([16, 64])],
   ['rng', () => new VirtioRng({ seed: 1 })],
   ['console', () => new VirtioConsole({ ports: [{ onOutput() {} }, { onOutput: () => settle(1) }] })],
+  ['pmem', () => new VirtioPmem({ gpa: 2 ** 32, memory: new Uint8Array(2 ** 21), readOnly: false })],
   ['blk', () => new VirtioBlk({ backend: new MemoryDisk(), queues: 2 })],
 ];
 
