@@ -21,8 +21,9 @@ import {
   WRITE_W1C,
 } from './bus-table.ts';
 import { type Access, Channel, Doorbell, MAX_REGION_ID, type Wakeups } from './channel.ts';
-import type { AccessSize, Device, Latch, RegisterMode } from './device.ts';
+import type { AccessSize, Device, Latch, NotifyRegister, RegisterMode } from './device.ts';
 import { COLLECT_MS, Flood } from './flood.ts';
+import { Notifications, type OpenNotifier } from './notifications.ts';
 
 /** Where a device's registers appear. */
 export interface Mount {
@@ -69,6 +70,7 @@ export class Bus {
   /** For a request that must wait: how far each channel's ring had been filled when it was made. */
   readonly #barriers = new Map<Channel, number[]>();
   readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #notifications: Notifications<Region>;
   /** Accesses carried out so far: posted writes, and those that a vCPU waited for. */
   #posted = 0;
   #called = 0;
@@ -84,11 +86,15 @@ export class Bus {
    * @param options.wakeups how this thread and the vCPUs wake each other; Atomics when absent
    * @param options.settle let the event loop turn before an access is answered, so that what a device does right after
    * it comes before the vCPU's next instruction: for runs that shall repeat exactly
+   * @param options.notifier how the engine watches writes that only notify; it cannot when absent
    */
   constructor(
     events: BusEvents,
-    options: { deviceTimeout?: number; wakeups?: Wakeups; settle?: boolean } = {},
+    options: { deviceTimeout?: number; wakeups?: Wakeups; settle?: boolean; notifier?: OpenNotifier } = {},
   ) {
+    this.#notifications = new Notifications(options.notifier ?? (() => undefined), (region, register) =>
+      this.#notify(region, register),
+    );
     this.#settle = options.settle ?? false;
     this.#wakeups = options.wakeups;
     this.bell = new Doorbell(undefined, options.wakeups);
@@ -117,6 +123,7 @@ export class Bus {
     this.#regions.push(region);
     this.#byId.set(region.id, region);
     this.#publish();
+    this.#notifications.add(region);
   }
 
   /**
@@ -130,7 +137,9 @@ export class Bus {
       if (!gone(this.#regions[i])) continue;
       const [region] = this.#regions.splice(i, 1);
       this.#byId.delete(region.id);
+      this.#notifications.remove(region);
     }
+    if (mount === undefined) this.#notifications.forget(device);
     this.#publish();
     if (this.#regions.some((region) => region.device === device)) return;
     for (const index of this.#latches.get(device)?.values() ?? []) {
@@ -174,6 +183,12 @@ export class Bus {
       or: (bits) => Atomics.or(words, index, bits) >>> 0,
       clear: (bits) => Atomics.and(words, index, ~bits) >>> 0,
     };
+  }
+
+  /** What `DeviceContext.notifiedBy` does. */
+  notifiedBy(device: Device, register: NotifyRegister): void {
+    const regions = this.#regions.filter((region) => region.device === device);
+    this.#notifications.name(device, register, regions);
   }
 
   /** A channel for one more vCPU. Accesses are served once {@link serve} runs. */
@@ -229,12 +244,13 @@ export class Bus {
   }
 
   /**
-   * Carries out the posted writes that are still in the rings: for the moment after every vCPU has come to a stand.
+   * Carries out the posted writes and notifications that are still under way: for the moment after every vCPU has come to a stand.
    * @param patience milliseconds to wait for devices that answer with promises; default no limit
    * @returns false when a device was still busy then
    */
   async drain(patience = Number.POSITIVE_INFINITY): Promise<boolean> {
     const end = performance.now() + patience;
+    this.#notifications.flush();
     this.#serveAll();
     while (this.#pending.size > 0) {
       const left = end - performance.now();
@@ -254,6 +270,7 @@ export class Bus {
   /** Ends {@link serve}. */
   close(): void {
     this.#closed = true;
+    this.#notifications.close();
     // A device that never answers must not keep the process alive until it is late.
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();
@@ -303,6 +320,12 @@ export class Bus {
     if (this.#settle) this.#hold(channel, settled(value), true);
     else if (typeof value === 'number') channel.answer(value);
     else this.#hold(channel, value, true);
+  }
+
+  /** Whoever notifies does not wait: not for a device that is busy either. */
+  #notify(region: Region, { offset, size = 4, value = 0 }: NotifyRegister): void {
+    const access = { region: region.id, offset: offset - region.offset, size, isWrite: true, value };
+    void this.#perform(region, access);
   }
 
   #hold(channel: Channel, work: Promise<number>, answer = false): void {

@@ -62,7 +62,7 @@ export interface Wakeups {
   /** Sleeps while the word is `value`; may return early. */
   futexWait(words: Int32Array, index: number, value: number): number;
   futexWake(words: Int32Array, index: number): number;
-  watchEvent(callback: () => void): { fd: number; close(): void };
+  watchEvent(callback: () => void): { fd: number; close(): void } | number;
   signalEvent(fd: number): number;
 }
 
@@ -107,17 +107,23 @@ export class Doorbell {
    * @param collect resolve only when it has rung urgently, or after so many milliseconds
    */
   wait(count: number, collect?: number): Promise<unknown> | undefined {
-    if (this.#wakeups !== undefined) return this.#waitForEvent(this.#wakeups, count, collect);
+    if (this.#hasEvent()) return this.#waitForEvent(count, collect);
     Atomics.store(this.#words, OWNER, collect === undefined ? ASLEEP : COLLECTING);
     const result = Atomics.waitAsync(this.#words, BELL, count, collect);
     return result.async ? result.value : undefined;
   }
 
-  #waitForEvent(wakeups: Wakeups, count: number, collect?: number): Promise<unknown> | undefined {
-    if (this.#event === undefined) {
-      this.#event = wakeups.watchEvent(() => this.#rung());
-      this.#words[EVENT] = this.#event.fd;
-    }
+  /** False without wake-ups, and on a host that is out of file descriptors. */
+  #hasEvent(): boolean {
+    if (this.#event !== undefined || this.#wakeups === undefined) return this.#event !== undefined;
+    const event = this.#wakeups.watchEvent(() => this.#rung());
+    if (typeof event === 'number') return false;
+    this.#event = event;
+    this.#words[EVENT] = event.fd;
+    return true;
+  }
+
+  #waitForEvent(count: number, collect?: number): Promise<unknown> | undefined {
     Atomics.store(this.#words, OWNER, collect === undefined ? ASLEEP : COLLECTING);
     if (this.count() !== count) return undefined;
     return new Promise<void>((resolve) => {

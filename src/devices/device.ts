@@ -59,6 +59,19 @@ export interface RegisterMode {
   target?: number;
 }
 
+/**
+ * A write of which nothing counts but that it came, as virtio's queue notifications. It must be declared `posted`, for it
+ * also comes that way.
+ */
+export interface NotifyRegister {
+  /** Offset within the device. */
+  offset: number;
+  /** Width of the write; any when absent. */
+  size?: AccessSize;
+  /** The value written, unsigned; any when absent. Needs a width. */
+  value?: number;
+}
+
 /** What the machine gives a device when it is attached. */
 export interface DeviceContext {
   /** Guest RAM, for DMA. */
@@ -73,6 +86,12 @@ export interface DeviceContext {
   mount(mount: Mount): void;
   /** Takes it away from such a place. */
   unmount(mount: Pick<Mount, 'space' | 'base'>): void;
+  /**
+   * Names a write that only notifies, from now on. The engine may pass it on itself, without the vCPU's leaving the guest:
+   * several can then arrive as one {@link Device.write}, in no order with other accesses, and one that names no value as a
+   * write of 0.
+   */
+  notifiedBy(register: NotifyRegister): void;
   /** Delivers a message-signalled interrupt. */
   signalMsi(message: Msi): void;
   /** Asks the machine to end: guest power-off, reset request and the like. */

@@ -7,11 +7,21 @@ import type { IrqLine } from './device.ts';
 /** Wires device lines to GSIs. */
 export class IrqLines {
   readonly #set: (gsi: number, level: 0 | 1) => void;
+  readonly #pulse: (gsi: number) => void;
   readonly #raised = new Map<number, number>();
 
-  /** @param set drives one GSI of the interrupt controllers */
-  constructor(set: (gsi: number, level: 0 | 1) => void) {
+  /**
+   * @param set drives one GSI of the interrupt controllers
+   * @param pulse raises and lowers one that is low; by `set` when absent
+   */
+  constructor(set: (gsi: number, level: 0 | 1) => void, pulse?: (gsi: number) => void) {
     this.#set = set;
+    this.#pulse =
+      pulse ??
+      ((gsi) => {
+        set(gsi, 1);
+        set(gsi, 0);
+      });
   }
 
   /** A new line wired to `gsi`. */
@@ -29,8 +39,8 @@ export class IrqLines {
       raise: () => change(true),
       lower: () => change(false),
       pulse: () => {
-        change(true);
-        change(false);
+        if (raised) change(false);
+        else if ((this.#raised.get(gsi) ?? 0) === 0) this.#pulse(gsi);
       },
     };
   }

@@ -68,8 +68,8 @@ export interface Native {
   futexWait(words: Int32Array, index: number, value: number): number;
   /** Wakes one thread that sleeps on the word. */
   futexWake(words: Int32Array, index: number): number;
-  /** An eventfd that calls back on this thread's event loop, without keeping it alive. */
-  watchEvent(callback: () => void): { fd: number; close(): void };
+  /** An eventfd that calls back on this thread's event loop, without keeping it alive; -errno when there is none. */
+  watchEvent(callback: () => void): { fd: number; close(): void } | number;
   signalEvent(fd: number): number;
 }
 

@@ -1,4 +1,6 @@
 /** A VM of the kvm engine: memory slots, interrupt lines, machine-wide state (KVM api.rst, VM ioctls). */
+
+import type { Notifier, NotifyPlace } from '../devices/notifications.ts';
 import { TsvError } from '../errors.ts';
 import { allocateRam } from '../memory/allocate.ts';
 import { DirtyBitmap } from '../memory/dirty-bitmap.ts';
@@ -9,7 +11,10 @@ import type { CpuidEntry } from '../vcpu/state.ts';
 import { REPAIR_MSR } from '../vcpu/syscall-repair.ts';
 import * as abi from './abi/index.ts';
 import type { KvmFd } from './fd.ts';
+import { GsiRoutes, PC_ROUTES } from './gsi-routes.ts';
+import { KvmInterrupts } from './interrupts.ts';
 import { type MsrFilterRange, type Native, nativeMemory } from './native.ts';
+import { KvmNotifiers } from './notifiers.ts';
 import type { KvmProbe } from './probe.ts';
 import { KvmSystem, type KvmSystemOptions } from './system.ts';
 import type { KvmVcpuDetail } from './vcpu.ts';
@@ -19,33 +24,17 @@ const WASM_PAGE = 65536;
 const IRQCHIPS = [abi.KVM_IRQCHIP_PIC_MASTER, abi.KVM_IRQCHIP_PIC_SLAVE, abi.KVM_IRQCHIP_IOAPIC];
 const IMMEDIATE_EXIT = abi.KVM_RUN_IMMEDIATE_EXIT;
 
-/**
- * GSIs as a PC wires them: 0-15 to both PICs and to the I/O APIC's pin of the same number, except that the PIT's GSI 0 is
- * on pin 2, as the MADT's interrupt source override says; 16-23 to the I/O APIC alone.
- */
-const PC_ROUTES = [
-  ...Array.from({ length: 16 }, (_, gsi) =>
-    gsi < 8
-      ? abi.irqchipRoute(gsi, abi.KVM_IRQCHIP_PIC_MASTER, gsi)
-      : abi.irqchipRoute(gsi, abi.KVM_IRQCHIP_PIC_SLAVE, gsi - 8),
-  ),
-  abi.irqchipRoute(0, abi.KVM_IRQCHIP_IOAPIC, 2),
-  ...Array.from({ length: abi.KVM_IOAPIC_NUM_PINS }, (_, gsi) => gsi)
-    .filter((gsi) => gsi !== 0 && gsi !== 2)
-    .map((gsi) => abi.irqchipRoute(gsi, abi.KVM_IRQCHIP_IOAPIC, gsi)),
-];
-
 interface Slot {
   gpa: number;
   bytes: Uint8Array;
   flags: number;
 }
 
-/** Where an ioeventfd or a coalesced zone listens. */
+/** Where a coalesced zone lies. */
 export interface IoRange {
   space: 'pio' | 'mmio';
   address: number;
-  /** Bytes: 1, 2, 4 or 8; 0 for any width (ioeventfd only). */
+  /** Bytes. */
   size: number;
 }
 
@@ -66,6 +55,9 @@ export class KvmVm implements EngineVm {
   readonly #slots = new Map<number, Slot>();
   readonly #ramSlots: number;
   readonly #runSize: number;
+  readonly #notifiers: KvmNotifiers | undefined;
+  #routes!: GsiRoutes;
+  #interrupts!: KvmInterrupts;
   #msrIndices: number[] | undefined;
 
   private constructor(system: KvmSystem, config: EngineVmConfig, probe?: () => KvmProbe) {
@@ -76,6 +68,7 @@ export class KvmVm implements EngineVm {
     this.fd = system.createVm();
     this.#runSize = system.vcpuMmapSize();
     this.#ramSlots = config.memory.regions.length;
+    if (config.eventfds ?? true) this.#notifiers = new KvmNotifiers(this.fd);
   }
 
   /**
@@ -100,11 +93,10 @@ export class KvmVm implements EngineVm {
     // The identity map page must be placed before the first vCPU, the TSS before the first entry.
     this.fd.ioctl(abi.KVM_SET_IDENTITY_MAP_ADDR, u64Bytes(KVM_IDENTITY_MAP_BASE));
     this.fd.ioctl(abi.KVM_SET_TSS_ADDR, KVM_TSS_BASE);
-    const { irqchip, pit, memory } = this.#config;
-    if (irqchip === 'kernel') {
-      this.fd.ioctl(abi.KVM_CREATE_IRQCHIP);
-      this.setGsiRouting(PC_ROUTES);
-    }
+    const { irqchip, pit, memory, eventfds = true } = this.#config;
+    if (irqchip === 'kernel') this.fd.ioctl(abi.KVM_CREATE_IRQCHIP);
+    this.#routes = new GsiRoutes(this.fd, irqchip === 'kernel' ? PC_ROUTES : []);
+    this.#interrupts = new KvmInterrupts(this.fd, this.#routes, eventfds && irqchip !== 'none');
     if (irqchip === 'split') this.enableCap(abi.KVM_CAP_SPLIT_IRQCHIP, [BigInt(abi.KVM_IOAPIC_NUM_PINS)]);
     if (pit)
       this.fd.ioctl(abi.KVM_CREATE_PIT2, abi.kvm_pit_config.encode({ flags: abi.KVM_PIT_SPEAKER_DUMMY }));
@@ -197,7 +189,11 @@ export class KvmVm implements EngineVm {
   }
 
   setIrqLine(gsi: number, level: 0 | 1): void {
-    this.fd.ioctl(abi.KVM_IRQ_LINE, abi.kvm_irq_level.encode({ irq: gsi, level }));
+    this.#interrupts.setLine(gsi, level);
+  }
+
+  pulseIrqLine(gsi: number): void {
+    this.#interrupts.pulse(gsi);
   }
 
   /** KVM would need its vCPUs' interrupt windows watched; guests with an I/O APIC do not use the PIC. */
@@ -205,58 +201,20 @@ export class KvmVm implements EngineVm {
     return false;
   }
 
-  readonly #pinRoutes = new Map<number, abi.IrqRoutingEntry>();
-
-  routePin(pin: number, { address, data }: MsiMessage): void {
-    this.#pinRoutes.set(pin, abi.msiRoute(pin, address, 0, data));
-    this.setGsiRouting([...this.#pinRoutes.values()]);
+  routePin(pin: number, message: MsiMessage): void {
+    this.#routes.setMessage(pin, message);
   }
 
-  signalMsi({ address, data }: MsiMessage): void {
-    // It fails when no local APIC takes the message: on hardware, too, such a write goes nowhere.
-    this.fd.tryIoctl(
-      abi.KVM_SIGNAL_MSI,
-      abi.kvm_msi.encode({
-        address_lo: address % 2 ** 32,
-        address_hi: Math.floor(address / 2 ** 32),
-        data,
-        flags: 0,
-        devid: 0,
-      }),
-    );
+  signalMsi(message: MsiMessage): void {
+    this.#interrupts.send(message);
   }
 
-  /** KVM_SET_GSI_ROUTING: replaces the whole table. */
-  setGsiRouting(entries: readonly abi.IrqRoutingEntry[]): void {
-    this.fd.ioctl(abi.KVM_SET_GSI_ROUTING, abi.kvm_irq_routing.encode(entries));
+  watchWrite(place: NotifyPlace, onWrite: () => void): Notifier | undefined {
+    return this.#notifiers?.open(place, onWrite);
   }
 
-  /** Makes writes to an eventfd raise a GSI (KVM_IRQFD); with `resamplefd` level-triggered. */
-  irqfd(fd: number, gsi: number, options: { deassign?: boolean; resamplefd?: number } = {}): void {
-    const { deassign = false, resamplefd } = options;
-    const flags =
-      (deassign ? abi.KVM_IRQFD_FLAG_DEASSIGN : 0) |
-      (resamplefd === undefined ? 0 : abi.KVM_IRQFD_FLAG_RESAMPLE);
-    this.fd.ioctl(abi.KVM_IRQFD, abi.kvm_irqfd.encode({ fd, gsi, flags, resamplefd: resamplefd ?? 0 }));
-  }
-
-  /** Makes guest writes signal an eventfd without an exit (KVM_IOEVENTFD), only of `datamatch` when given. */
-  ioeventfd(fd: number, range: IoRange, options: { datamatch?: bigint; deassign?: boolean } = {}): void {
-    const { datamatch, deassign = false } = options;
-    const flags =
-      (range.space === 'pio' ? abi.KVM_IOEVENTFD_FLAG_PIO : 0) |
-      (datamatch === undefined ? 0 : abi.KVM_IOEVENTFD_FLAG_DATAMATCH) |
-      (deassign ? abi.KVM_IOEVENTFD_FLAG_DEASSIGN : 0);
-    this.fd.ioctl(
-      abi.KVM_IOEVENTFD,
-      abi.kvm_ioeventfd.encode({
-        fd,
-        addr: range.address,
-        len: range.size,
-        datamatch: datamatch ?? 0n,
-        flags,
-      }),
-    );
+  eventfdCounts(): { ioeventfd: number; irqfd: number } {
+    return { ioeventfd: this.#notifiers?.received ?? 0, irqfd: this.#interrupts.signalled };
   }
 
   /** Collects writes to a range in the run area's ring instead of exiting (KVM_REGISTER_COALESCED_MMIO). */
@@ -295,6 +253,7 @@ export class KvmVm implements EngineVm {
   #stoppedAt: bigint | undefined;
 
   stopClock(): void {
+    this.#interrupts.flush();
     this.#stoppedAt = this.clock;
   }
 
@@ -333,6 +292,7 @@ export class KvmVm implements EngineVm {
   retire(): void {}
 
   save(): Record<string, unknown> {
+    this.#interrupts.flush();
     const { irqchip, pit } = this.#config;
     const state: Record<string, unknown> = { clock: this.clock };
     if (irqchip === 'kernel') state.irqchips = IRQCHIPS.map((chip) => this.#irqchip(chip));
@@ -366,6 +326,8 @@ export class KvmVm implements EngineVm {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#notifiers?.close();
+    this.#interrupts.close();
     this.fd.close();
     this.system.close();
   }

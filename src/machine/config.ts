@@ -105,6 +105,11 @@ export interface VmConfig {
   clock?: 'host' | 'virtual';
   /** Seed of the guest's random number instructions under tcg, 0 to 2^53-1. Default: the host's entropy; 0 with a virtual clock. */
   seed?: number;
+  /**
+   * Under kvm: let notifications of virtio devices come by ioeventfds, without an exit, and interrupts go by irqfds.
+   * Default true.
+   */
+  eventfds?: boolean;
   /** Milliseconds one access may keep a device busy. Default 30 000; 0 for no limit. */
   deviceTimeout?: number;
   /** Host CPUs for each vCPU's thread: entry i for vCPU i. */
@@ -131,6 +136,7 @@ export interface ResolvedConfig extends Omit<VmConfig, 'memory'> {
   virtio: readonly VirtioDevice[];
   rng: boolean;
   transport: VirtioTransport;
+  eventfds: boolean;
   timeScale: number;
   clock: 'host' | 'virtual';
   deviceTimeout: number;
@@ -162,6 +168,7 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
     timeScale: config.timeScale ?? 1,
     clock: config.clock ?? 'host',
     seed: config.seed ?? (config.clock === 'virtual' ? 0 : undefined),
+    eventfds: config.eventfds ?? true,
     deviceTimeout: config.deviceTimeout ?? 30_000,
     affinity: config.affinity ?? [],
     stopOnPanic: config.stopOnPanic ?? true,

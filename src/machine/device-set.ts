@@ -29,6 +29,7 @@ export interface DeviceHost {
   /** How many GSIs there are; 0 without interrupt controllers. */
   readonly gsis: number;
   setIrqLine(gsi: number, level: 0 | 1): void;
+  pulseIrqLine(gsi: number): void;
   signalMsi(message: Msi): void;
   onStop(reason: StopReason): void;
   /** Milliseconds a device may take to close; 0 for no limit. */
@@ -44,7 +45,10 @@ export class DeviceSet {
 
   constructor(host: DeviceHost) {
     this.#host = host;
-    this.#irqs = new IrqLines((gsi, level) => host.setIrqLine(gsi, level));
+    this.#irqs = new IrqLines(
+      (gsi, level) => host.setIrqLine(gsi, level),
+      (gsi) => host.pulseIrqLine(gsi),
+    );
   }
 
   /** In order of attachment. */
@@ -110,6 +114,7 @@ export class DeviceSet {
         bus.mount(device, mount);
       },
       unmount: (mount) => bus.unmount(device, mount),
+      notifiedBy: (register) => bus.notifiedBy(device, register),
       signalMsi,
       stop: onStop,
       log(level, message) {

@@ -115,9 +115,10 @@ function createKvm(config: ResolvedConfig): { engine: EngineVm; memory: GuestMem
     native: nativeMemory(loadNative()),
   });
   const pit = config.irqchip === 'kernel' && config.timeScale === 1 && config.board === 'pc';
-  const { irqchip, dirtyLog } = config;
+  const { irqchip, dirtyLog, eventfds } = config;
   try {
-    const engine = KvmVm.create({ memory, irqchip, pit, dirtyLog, apicIds: ids }, { probe: probeKvm });
+    const vmConfig = { memory, irqchip, pit, dirtyLog, apicIds: ids, eventfds };
+    const engine = KvmVm.create(vmConfig, { probe: probeKvm });
     return { engine, memory };
   } catch (error) {
     throw toTsvError(

@@ -12,6 +12,10 @@ export interface VmStats {
   assisted: number;
   /** Port and MMIO accesses that no device claimed. */
   unclaimed: number;
+  /** kvm: notifications of devices that came by an ioeventfd, without an exit; some in quick succession count as one. */
+  ioeventfd?: number;
+  /** kvm: interrupts that went by an irqfd. */
+  irqfd?: number;
   /** Guest instructions executed, when the engine executes them itself. */
   instructions?: number;
 }

@@ -103,6 +103,7 @@ export class Vm implements AsyncDisposable {
         deviceTimeout: config.deviceTimeout,
         settle: virtual,
         wakeups: nativeProblem() === undefined ? loadNative() : undefined,
+        notifier: (place, onWrite) => engine.watchWrite(place, onWrite),
       },
     );
     this.#clock = clock;
@@ -117,6 +118,11 @@ export class Vm implements AsyncDisposable {
         if (this.#state === 'stopped') return;
         if (this.#router === undefined) engine.setIrqLine(gsi, level);
         else this.#router.setIrqLine(gsi, level);
+      },
+      pulseIrqLine: (gsi) => {
+        if (this.#state === 'stopped') return;
+        if (this.#router === undefined) engine.pulseIrqLine(gsi);
+        else this.#router.pulseIrqLine(gsi);
       },
       signalMsi: (message) => {
         if (this.#state !== 'stopped') engine.signalMsi(message);
@@ -321,7 +327,10 @@ export class Vm implements AsyncDisposable {
 
   /** Counters, readable at any time. */
   stats(): VmStats {
-    const stats = collectStats(this.#vcpus.map(({ control }) => control));
+    const stats: VmStats = {
+      ...collectStats(this.#vcpus.map(({ control }) => control)),
+      ...this.#engine.eventfdCounts(),
+    };
     const counts = this.#vcpus.map(({ index }) => this.#engine.instructions(index));
     if (counts.some((count) => count === undefined)) return stats;
     return { ...stats, instructions: counts.reduce((sum: number, count) => sum + (count ?? 0), 0) };

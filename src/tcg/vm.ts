@@ -185,6 +185,11 @@ export class TcgVm implements EngineVm {
     this.#router?.setIrqLine(gsi, level);
   }
 
+  pulseIrqLine(gsi: number): void {
+    this.setIrqLine(gsi, 1);
+    this.setIrqLine(gsi, 0);
+  }
+
   setPicOutput(level: 0 | 1): true {
     this.#apicBus.setIntr(level === 1);
     return true;
@@ -197,6 +202,11 @@ export class TcgVm implements EngineVm {
     const message = decodeMsi({ address, data });
     if (message !== undefined) this.#apicBus.deliver(message);
   }
+
+  /** All writes go to the bus. */
+  watchWrite(): undefined {}
+
+  eventfdCounts(): undefined {}
 
   takeDirtyLog(): DirtyBitmap[] {
     this.#dirtyLog ??= new DirtyLog(this.#memory as HostMemory, this.#config.memory.regions);

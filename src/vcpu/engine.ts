@@ -7,6 +7,7 @@
  */
 import type { Mount } from '../devices/bus.ts';
 import type { Device } from '../devices/device.ts';
+import type { Notifier, NotifyPlace } from '../devices/notifications.ts';
 import type { SharedTime } from '../devices/shared-time.ts';
 import type { DirtyBitmap } from '../memory/dirty-bitmap.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
@@ -34,6 +35,8 @@ export interface EngineVmConfig {
   apicIds?: readonly number[];
   /** The machine's guest time, for an engine that keeps TSC and timers by it. */
   time?: SharedTime;
+  /** Let the engine use eventfds where it can (KVM's ioeventfd and irqfd). Default true. */
+  eventfds?: boolean;
   /** Seed of the guest's random number instructions; from the host's entropy when absent. */
   seed?: number;
 }
@@ -94,6 +97,8 @@ export interface EngineVm extends AsyncDisposable {
   unmapMemory(slot: number): void;
   /** Drives an input of the interrupt controllers. */
   setIrqLine(gsi: number, level: 0 | 1): void;
+  /** An edge of an input that is low: up, and down again. */
+  pulseIrqLine(gsi: number): void;
   /**
    * `split` irqchip: level of the PIC's output, INTR of every processor.
    * @returns false when the engine cannot take its interrupts
@@ -103,6 +108,14 @@ export interface EngineVm extends AsyncDisposable {
   routePin(pin: number, message: MsiMessage): void;
   /** Delivers a message-signalled interrupt. */
   signalMsi(message: MsiMessage): void;
+  /**
+   * Watches a guest's writes, which then do not reach the bus.
+   * @param onWrite called on this thread, once for one or several writes
+   * @returns undefined when the engine cannot
+   */
+  watchWrite(place: NotifyPlace, onWrite: () => void): Notifier | undefined;
+  /** Notifications that came by an ioeventfd and interrupts that went by an irqfd; undefined without such things. */
+  eventfdCounts(): { ioeventfd: number; irqfd: number } | undefined;
   /** Pages written since the last call, one bitmap for each RAM region, and starts anew. Needs `dirtyLog`. */
   takeDirtyLog(): DirtyBitmap[];
   /** What a vCPU's worker needs to open its half; structured-cloneable. */
@@ -115,9 +128,12 @@ export interface EngineVm extends AsyncDisposable {
   kick(tid: number, run: Uint8Array): void;
   /** A vCPU's thread is gone: what it held while it ran is nobody's, and nothing waits for it. */
   retire(index: number): void;
-  /** Lets the engine's paravirtual clock stand still while the machine is paused, and go on from there. */
+  /**
+   * The machine is paused: lets the engine's paravirtual clock stand still, and waits for interrupts that are still on
+   * their way to the controllers.
+   */
   stopClock(): void;
-  /** Takes back {@link stopClock}. */
+  /** The clock goes on from where {@link stopClock} left it. */
   startClock(): void;
   /** Machine-wide engine state: interrupt controllers, timers, clock. All vCPUs must be paused. */
   save(): Record<string, unknown>;

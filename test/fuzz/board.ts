@@ -113,6 +113,7 @@ export class BoardBench {
       latch: (offset) => this.bus.latch(device, offset),
       mount: (place) => this.bus.mount(device, place),
       unmount: (place) => this.bus.unmount(device, place),
+      notifiedBy: () => {},
       signalMsi: () => {},
       stop: (reason) => this.stops.push(reason),
       log: () => {},

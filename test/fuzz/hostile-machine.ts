@@ -104,6 +104,7 @@ export class HostileMachine implements AsyncDisposable {
       latch: (offset) => this.bus.latch(device, offset),
       mount: (place) => this.bus.mount(device, place),
       unmount: (place) => this.bus.unmount(device, place),
+      notifiedBy: () => {},
       signalMsi: (message) => this.#engine.signalMsi(message),
       stop: () => this.#ended('stop'),
       log: () => {},

@@ -2,29 +2,9 @@
 import { describe, expect, it } from 'vitest';
 import * as abi from '../../src/kvm/abi/index.ts';
 import { loadNative } from '../../src/kvm/native.ts';
-import { TestVm } from '../support/kvm.ts';
+import { enableLapic, lapicPending, TestVm } from '../support/kvm.ts';
 
 const native = loadNative();
-const LAPIC_SVR = 0xf0;
-const LAPIC_IRR = 0x200;
-
-/** Enables the local APIC, as firmware does: spurious-interrupt vector register, bit 8 (SDM vol. 3, 11.4.3). */
-function enableLapic({ vcpu }: TestVm): void {
-  const lapic = vcpu.get('lapic');
-  new DataView(lapic.buffer).setUint32(LAPIC_SVR, 0x1ff, true);
-  vcpu.set('lapic', lapic);
-}
-
-function lapicPending({ vcpu }: TestVm, vector: number): boolean {
-  const lapic = vcpu.get('lapic');
-  const word = new DataView(lapic.buffer).getUint32(LAPIC_IRR + (vector >> 5) * 16, true);
-  return ((word >>> (vector & 31)) & 1) === 1;
-}
-
-async function eventually(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
-}
-
 describe('memory slots', () => {
   it('lets the guest read and write RAM', () => {
     using vm = new TestVm().load('mov byte ptr [0x3000], 0x5a; mov al, [0x3001]; out 0x10, al; hlt');
@@ -127,20 +107,6 @@ describe('interrupt controllers in the kernel', () => {
     expect(() => vm.vm.signalMsi({ address: 0xfee77000, data: 0x41 })).not.toThrow();
   });
 
-  it('raises a routed GSI when an irqfd is written', async () => {
-    using vm = new TestVm({ irqchip: 'kernel' });
-    enableLapic(vm);
-    vm.vm.setGsiRouting([abi.msiRoute(24, 0xfee00000, 0, 0x45)]);
-    const fd = native.eventfd(0);
-    vm.vm.irqfd(fd, 24);
-
-    native.eventfdWrite(fd, 1);
-
-    await eventually(() => lapicPending(vm, 0x45));
-    vm.vm.irqfd(fd, 24, { deassign: true });
-    native.close(fd);
-  });
-
   it('saves and restores PIC, I/O APIC, PIT and clock', () => {
     using source = new TestVm({ irqchip: 'kernel', pit: true });
     // Channel 2 in mode 3 with the count 0x1234; PIC master vector base 0x20.
@@ -177,24 +143,6 @@ describe('interrupt controllers in the kernel', () => {
 });
 
 describe('accesses that do not exit', () => {
-  it('signals an ioeventfd for a port and for memory', () => {
-    using vm = new TestVm().load('mov al, 1; out 0x60, al; out 0x60, al; mov byte ptr [0], al; hlt');
-    vm.vcpu.set('sregs', { ...vm.vcpu.get('sregs'), ds: { ...vm.vcpu.get('sregs').ds, base: 0xd0000000n } });
-    const port = native.eventfd(0);
-    const mmio = native.eventfd(0);
-    vm.vm.ioeventfd(port, { space: 'pio', address: 0x60, size: 1 });
-    vm.vm.ioeventfd(mmio, { space: 'mmio', address: 0xd0000000, size: 1 }, { datamatch: 1n });
-
-    expect(vm.enter()).toBe(abi.KVM_EXIT_HLT);
-
-    expect(native.eventfdRead(port)).toBe(2);
-    expect(native.eventfdRead(mmio)).toBe(1);
-    vm.vm.ioeventfd(port, { space: 'pio', address: 0x60, size: 1 }, { deassign: true });
-    vm.vm.ioeventfd(mmio, { space: 'mmio', address: 0xd0000000, size: 1 }, { datamatch: 1n, deassign: true });
-    native.close(port);
-    native.close(mmio);
-  });
-
   it('collects coalesced writes in the run area', () => {
     using vm = new TestVm().load('mov al, 0x41; mov [0x10], al; inc al; mov [0x11], al; hlt');
     vm.vcpu.set('sregs', { ...vm.vcpu.get('sregs'), ds: { ...vm.vcpu.get('sregs').ds, base: 0xd0000000n } });

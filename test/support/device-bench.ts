@@ -168,6 +168,9 @@ export class DeviceBench<D extends Device> implements DeviceContext {
     this.mounts.splice(index, 1);
   }
 
+  /** The engine of this bench can watch no writes. */
+  notifiedBy(): void {}
+
   signalMsi(message: Msi): void {
     this.messages.push(message);
   }

@@ -47,3 +47,20 @@ export class TestVm implements Disposable {
     void this.vm[Symbol.asyncDispose]();
   }
 }
+
+const LAPIC_SVR = 0xf0;
+const LAPIC_IRR = 0x200;
+
+/** Enables the local APIC, as firmware does: spurious-interrupt vector register, bit 8 (SDM vol. 3, 11.4.3). */
+export function enableLapic({ vcpu }: TestVm): void {
+  const lapic = vcpu.get('lapic');
+  new DataView(lapic.buffer).setUint32(LAPIC_SVR, 0x1ff, true);
+  vcpu.set('lapic', lapic);
+}
+
+/** Whether the local APIC has a vector in its interrupt request register. */
+export function lapicPending({ vcpu }: TestVm, vector: number): boolean {
+  const lapic = vcpu.get('lapic');
+  const word = new DataView(lapic.buffer).getUint32(LAPIC_IRR + (vector >> 5) * 16, true);
+  return ((word >>> (vector & 31)) & 1) === 1;
+}

@@ -85,6 +85,12 @@ export class InterruptRouter {
     if (gsi < IO_APIC_PINS) this.ioApic.setPin(gsi === 0 ? TIMER_PIN : gsi, level);
   }
 
+  /** An edge of a global system interrupt. */
+  pulseIrqLine(gsi: number): void {
+    this.setIrqLine(gsi, 1);
+    this.setIrqLine(gsi, 0);
+  }
+
   /**
    * Delivers a message-signalled interrupt.
    * @returns false when it is no interrupt (see {@link decodeMsi}) or no local APIC took it

@@ -3,7 +3,7 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { APIC } from '../../../src/devices/irqchip/apic-registers.ts';
 import { InterruptRouter } from '../../../src/devices/irqchip/interrupt-router.ts';
-import { IO_APIC_PINS, IOREGSEL, IOWIN } from '../../../src/devices/irqchip/io-apic.ts';
+import { IOREGSEL, IOWIN } from '../../../src/devices/irqchip/io-apic.ts';
 import { encodeMsi } from '../../../src/devices/irqchip/msi.ts';
 import * as abi from '../../../src/kvm/abi/index.ts';
 import { TestVm } from '../../support/kvm.ts';
@@ -17,9 +17,6 @@ let test: TestVm;
 let router: InterruptRouter;
 beforeEach(() => {
   test = new TestVm({ irqchip: 'split' });
-  const routes: abi.IrqRoutingEntry[] = Array.from({ length: IO_APIC_PINS }, (_, pin) =>
-    abi.msiRoute(pin, 0, 0, 0),
-  );
   router = new InterruptRouter(
     {
       deliver: (message) => {
@@ -30,11 +27,7 @@ beforeEach(() => {
       setIntr: () => {},
     },
     {
-      onRoute: (pin, message) => {
-        const { address, data } = encodeMsi(message);
-        routes[pin] = abi.msiRoute(pin, address, 0, data);
-        test.vm.setGsiRouting(routes);
-      },
+      onRoute: (pin, message) => test.vm.routePin(pin, encodeMsi(message)),
     },
   );
 });

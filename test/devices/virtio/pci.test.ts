@@ -37,6 +37,7 @@ async function machine() {
       latch: (offset) => bench.latch(offset),
       mount: (mount) => bus.mount(device, mount),
       unmount: (mount) => bus.unmount(device, mount),
+      notifiedBy: () => {},
       signalMsi: () => {},
       stop: () => {},
       log: (_level, message) => logs.push(message),

@@ -202,6 +202,7 @@ export class TcgPc {
       latch: (offset) => this.#bus.latch(device, offset),
       mount: (place) => this.#bus.mount(device, place),
       unmount: (place) => this.#bus.unmount(device, place),
+      notifiedBy: () => {},
       signalMsi: (message) => void this.#router.signalMsi(message),
       stop: (reason) => {
         this.#stopped ??= reason;

@@ -5,7 +5,7 @@
 import { inspect } from 'node:util';
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
 import type { Clock } from '../../clock.ts';
-import type { AccessSize, DeviceContext, DeviceState } from '../../device.ts';
+import type { AccessSize, DeviceContext, DeviceState, NotifyRegister } from '../../device.ts';
 import type { SavedState } from '../../saved-state.ts';
 import { STATUS, VIRTIO_F } from '../abi.ts';
 import { RingError } from '../queue/chain.ts';
@@ -22,10 +22,14 @@ export interface TransportOptions {
   eventIdx?: boolean;
 }
 
-/** How a transport interrupts. */
-export interface TransportInterrupts {
-  queue(index: number): void;
-  config(): void;
+/** What a transport does its own way. */
+export interface TransportHooks {
+  /** Interrupts the driver: a queue has been used. */
+  interruptForQueue(index: number): void;
+  /** Interrupts the driver: the configuration has changed. */
+  interruptForConfig(): void;
+  /** The write by which the driver notifies a queue. */
+  notifyRegister(index: number): NotifyRegister;
 }
 
 /** What a queue's vector is as long as there is none (section 4.1.5.1.1). */
@@ -42,7 +46,7 @@ export class VirtioCore implements VirtioHost {
   /** Counts changes of the configuration space. */
   generation = 0;
   readonly #offered: bigint;
-  readonly #interrupts: TransportInterrupts;
+  readonly #hooks: TransportHooks;
   #context: DeviceContext | undefined;
   #accepted = 0n;
   #status = 0;
@@ -50,7 +54,7 @@ export class VirtioCore implements VirtioHost {
   #isStarted = false;
   #stopping: Promise<void> | undefined;
 
-  constructor(device: VirtioDevice, interrupts: TransportInterrupts, options: TransportOptions = {}) {
+  constructor(device: VirtioDevice, hooks: TransportHooks, options: TransportOptions = {}) {
     const { packed = true, eventIdx = true } = options;
     this.device = device;
     this.queues = device.queueSizes.map((size) => new QueueSetup(size, NO_VECTOR));
@@ -60,7 +64,7 @@ export class VirtioCore implements VirtioHost {
       VIRTIO_F.RING_INDIRECT_DESC |
       (eventIdx ? VIRTIO_F.RING_EVENT_IDX : 0n) |
       (packed ? VIRTIO_F.RING_PACKED : 0n);
-    this.#interrupts = interrupts;
+    this.#hooks = hooks;
   }
 
   attach(context: DeviceContext): void {
@@ -87,7 +91,7 @@ export class VirtioCore implements VirtioHost {
 
   configChanged(): void {
     this.generation = (this.generation + 1) >>> 0;
-    if (this.#status & STATUS.DRIVER_OK) this.#interrupts.config();
+    if (this.#status & STATUS.DRIVER_OK) this.#hooks.interruptForConfig();
   }
 
   fail(reason: string): void {
@@ -96,7 +100,7 @@ export class VirtioCore implements VirtioHost {
     for (const { queue } of this.queues) queue?.close();
     this.log('warn', `${this.device.name}: ${reason}; it needs a reset`);
     // Section 2.1.2: a driver that has not come to DRIVER_OK is not told.
-    if (this.#status & STATUS.DRIVER_OK) this.#interrupts.config();
+    if (this.#status & STATUS.DRIVER_OK) this.#hooks.interruptForConfig();
   }
 
   log(level: 'debug' | 'info' | 'warn' | 'error', message: string): void {
@@ -239,8 +243,7 @@ export class VirtioCore implements VirtioHost {
       if (!(error instanceof RingError)) throw error;
       throw refusedState(this.device.name, `has a bad queue: ${error.message}`);
     }
-    this.#isStarted = true;
-    this.device.start(this);
+    this.#run();
     this.clock.setTimer(this.clock.now(), () => {
       for (const index of this.queues.keys()) this.notify(index);
     });
@@ -267,8 +270,16 @@ export class VirtioCore implements VirtioHost {
       this.fail(error.message);
       return;
     }
+    this.#run();
+  }
+
+  #run(): void {
     this.#isStarted = true;
     this.device.start(this);
+    // Not before: while firmware and kernels look for a device they move it, and reset it.
+    this.queues.forEach(({ queue }, index) => {
+      if (queue !== undefined) this.#context?.notifiedBy(this.#hooks.notifyRegister(index));
+    });
   }
 
   /** @throws RingError */
@@ -289,7 +300,7 @@ export class VirtioCore implements VirtioHost {
         hasEventIdx: has(VIRTIO_F.RING_EVENT_IDX),
       };
       setup.queue = new RingQueue(config, has(VIRTIO_F.RING_PACKED), {
-        interrupt: () => this.#interrupts.queue(index),
+        interrupt: () => this.#hooks.interruptForQueue(index),
         fail: (reason) => this.fail(`queue ${index}: ${reason}`),
       });
     });

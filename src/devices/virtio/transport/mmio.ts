@@ -3,7 +3,7 @@ import type { AccessSize, Device, DeviceContext, DeviceState, Latch, RegisterMod
 import { SavedState } from '../../saved-state.ts';
 import { INTERRUPT } from '../abi.ts';
 import type { VirtioDevice } from '../virtio-device.ts';
-import { type TransportOptions, VirtioCore } from './common.ts';
+import { type TransportHooks, type TransportOptions, VirtioCore } from './common.ts';
 import type { QueueSetup, RingPart } from './queue-setup.ts';
 
 /** Bytes of a device's registers: the control registers and the configuration space. */
@@ -70,11 +70,12 @@ export class VirtioMmio implements Device {
 
   constructor(device: VirtioDevice, options: TransportOptions = {}) {
     this.name = device.name;
-    const interrupts = {
-      queue: () => this.#interrupt(INTERRUPT.QUEUE),
-      config: () => this.#interrupt(INTERRUPT.CONFIG),
+    const hooks: TransportHooks = {
+      interruptForQueue: () => this.#interrupt(INTERRUPT.QUEUE),
+      interruptForConfig: () => this.#interrupt(INTERRUPT.CONFIG),
+      notifyRegister: (index) => ({ offset: MMIO.QUEUE_NOTIFY, size: 4, value: index }),
     };
-    this.#core = new VirtioCore(device, interrupts, options);
+    this.#core = new VirtioCore(device, hooks, options);
   }
 
   attach(context: DeviceContext): void {

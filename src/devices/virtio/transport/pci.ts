@@ -7,7 +7,7 @@ import { MSIX_CAPABILITY, Msix } from '../../pci/msix.ts';
 import { SavedState } from '../../saved-state.ts';
 import { INTERRUPT } from '../abi.ts';
 import type { VirtioDevice } from '../virtio-device.ts';
-import { NO_VECTOR, type TransportOptions, VirtioCore } from './common.ts';
+import { NO_VECTOR, type TransportHooks, type TransportOptions, VirtioCore } from './common.ts';
 import { PciCommonConfig } from './pci-common.ts';
 import {
   addVirtioCapabilities,
@@ -49,11 +49,12 @@ export class VirtioPci implements Device, PciFunction {
     // One for each queue, one for the configuration.
     const vectors = Math.min(queues + 1, MAX_VECTORS);
     this.registers = [{ offset: LAYOUT.NOTIFY, size: queues * NOTIFY_MULTIPLIER, write: 'posted' }];
-    const interrupts = {
-      queue: (index: number) => this.#interrupt(INTERRUPT.QUEUE, this.#core.queues[index].vector),
-      config: () => this.#interrupt(INTERRUPT.CONFIG, this.#common.configVector),
+    const hooks: TransportHooks = {
+      interruptForQueue: (index) => this.#interrupt(INTERRUPT.QUEUE, this.#core.queues[index].vector),
+      interruptForConfig: () => this.#interrupt(INTERRUPT.CONFIG, this.#common.configVector),
+      notifyRegister: (index) => ({ offset: LAYOUT.NOTIFY + index * NOTIFY_MULTIPLIER }),
     };
-    this.#core = new VirtioCore(device, interrupts, options);
+    this.#core = new VirtioCore(device, hooks, options);
     this.#common = new PciCommonConfig(this.#core, vectors, () => this.#setIsr(0));
     this.#space = new PciConfigSpace(virtioIdentity(device.type));
     this.#space.set(PCI_REGISTER.INTERRUPT_PIN, 1, 1);
