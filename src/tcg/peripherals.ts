@@ -63,6 +63,9 @@ export class VcpuPeripherals implements Peripherals {
 
   setTsc(value: bigint): void {
     this.#tsc.write(value);
+    // Its deadline may have come.
+    this.#apic.timer.retime();
+    this.#attend();
     this.clock.update();
   }
 

@@ -57,3 +57,31 @@ it('keeps virtual time whole when the guest divides the timer differently while 
   expect(Number.isInteger(time.now())).toBe(true);
   expect(vcpu.cpu.state.u64(S.RETIRED)).toBeLessThan(1_000_000n);
 });
+
+it('fires the TSC deadline timer when the guest moves its TSC past the deadline', () => {
+  const time = new SharedTime();
+  time.isVirtual = true;
+  const vcpu = vcpuAt(
+    `${APIC_ENABLED}
+    mov dword ptr [0xfee00320], 0x40020
+    mov ecx, 0x6e0; mov edx, 0x100; xor eax, eax; wrmsr
+    mov ecx, 0x10; mov edx, 0x200; wrmsr
+    mov ecx, 10; 1: dec ecx; jnz 1b
+    mov eax, [0xfee00210]
+    out 0x80, al`,
+    time,
+  );
+
+  runToOutput(vcpu);
+
+  expect(vcpu.cpu.state.gpr(0)).toBe(1n);
+});
+
+it('comes back from a long string instruction, for what is due meanwhile', () => {
+  const vcpu = vcpuAt('cld; mov ecx, 0x1f0000; rep lodsb', new SharedTime());
+  vcpu.mailbox.takeWake();
+
+  vcpu.cpu.run(1000);
+
+  expect(vcpu.cpu.state.gpr(1)).toBeGreaterThan(0x1d_0000n);
+});

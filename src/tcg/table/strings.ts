@@ -1,7 +1,7 @@
 /** String instructions, with whole pages at a time where that shows no difference (SDM vol. 2, REP). */
-import { FLAG } from '../emit/flags.ts';
 import { ACCESS, type Access, type Meaning } from '../emit/meaning.ts';
-import { PAGE, R, S, SEG } from '../layout.ts';
+import { FLAG } from '../emit/rflags.ts';
+import { PAGE, R, S, SCRATCH, SEG } from '../layout.ts';
 import { type Expr, i32, i64, type Local, load, select } from '../wasm/index.ts';
 import { Table } from './instruction.ts';
 
@@ -11,6 +11,13 @@ const RAX = 0;
 const RCX = 1;
 const RSI = 6;
 const RDI = 7;
+
+/**
+ * How long an instruction goes on before run() comes back to look at the time: elements one by one, or 32 of many at once.
+ * Some 200 us.
+ */
+const LONGEST = 0x1_0000;
+const AT_ONCE_SHIFT = 5;
 
 const LOAD = { 1: 'i64.load8_u', 2: 'i64.load16_u', 4: 'i64.load32_u', 8: 'i64.load' } as const;
 
@@ -87,7 +94,9 @@ function repeat(c: Meaning, s: StringState, once: (count: Local) => void, until?
     () => once(c.let(i64(1))),
     () => {
       const restart = f.local('i32');
+      const spent = f.local('i32');
       f.set(restart, 0);
+      f.set(spent, 0);
       f.block((done) => {
         f.loop((again) => {
           const count = c.let(s.register(RCX));
@@ -98,7 +107,11 @@ function repeat(c: Meaning, s: StringState, once: (count: Local) => void, until?
           s.set(RCX, left);
           if (until !== undefined) f.brIf(done, until());
           f.brIf(done, left.and(s.mask).eqz());
-          f.brIf(again, load('i32.atomic.load', c.site.base, S.ATTENTION).eqz());
+          f.set(spent, spent.add(count.shr_u(AT_ONCE_SHIFT).wrap().add(1)));
+          const attention = load('i32.atomic.load', c.site.base, S.ATTENTION);
+          f.brIf(again, attention.eqz().and(spent.lt_u(LONGEST)));
+          // Left as it is where others have set it.
+          f.let(f.cmpxchg(4, c.site.base.add(S.ATTENTION), i64(0), i64(1)));
           f.set(restart, 1);
         });
       });
@@ -113,7 +126,7 @@ function repeat(c: Meaning, s: StringState, once: (count: Local) => void, until?
  */
 function bulk(s: StringState, count: Expr, ...hosts: Local[]): Expr {
   const { c } = s;
-  const scratchPage = c.site.base.add(0x1000).shr_u(12);
+  const scratchPage = c.site.base.add(SCRATCH).shr_u(12);
   return hosts.reduce(
     (all, host) => all.and(host.shr_u(12).ne(scratchPage)),
     count
