@@ -35,6 +35,7 @@ export type { ExpectOptions, VmConsole } from './machine/console.ts';
 export type { DeviceOptions } from './machine/device-set.ts';
 export type { EngineChoice } from './machine/engine-choice.ts';
 export type { ExitReason, RegisterDump, VmExit } from './machine/exit.ts';
+export type { PmemConfig } from './machine/pmem.ts';
 export { formatRegisters } from './machine/registers.ts';
 export { type SoftwareKvmProfile, softwareKvmProfile } from './machine/slow-kvm.ts';
 export type { VmStats } from './machine/stats.ts';

@@ -4,6 +4,7 @@ import { TsvError } from '../errors.ts';
 import type { BootConfig, VmConfig } from '../machine/config.ts';
 import { CONSOLE_SYNTAX, type ConsoleSpec, parseConsole } from './run-consoles.ts';
 import { DISK_SYNTAX, type DiskSpec, parseDisk } from './run-disks.ts';
+import { PMEM_SYNTAX, type PmemSpec, parsePmem } from './run-pmem.ts';
 import { parseTarget, TARGET_SYNTAX, type TargetSpec } from './targets/target.ts';
 import { parseTrace } from './trace-output.ts';
 
@@ -59,6 +60,7 @@ export const RUN_OPTIONS = {
   }),
   seed: text(MACHINE, "seed of the guest's random number instructions (tcg)"),
   disk: text(MACHINE, `disk, ${DISK_SYNTAX}; repeatable`, { array: true }),
+  pmem: text(MACHINE, `disk image in guest memory, /dev/pmem0, ${PMEM_SYNTAX}; repeatable`, { array: true }),
   rng: flag(MACHINE, 'virtio entropy device'),
   transport: text(MACHINE, 'how guests reach virtio devices', { choices: ['mmio', 'pci'], default: 'mmio' }),
   name: text(MACHINE, 'name of the machine in logs', { default: 'vm' }),
@@ -103,6 +105,7 @@ export interface RunArguments {
   clock?: string;
   seed?: string;
   disk?: string[];
+  pmem?: string[];
   rng?: boolean;
   transport?: string;
   name?: string;
@@ -121,6 +124,8 @@ export interface RunPlan {
   config: VmConfig;
   /** Disks to open for the machine. */
   disks: readonly DiskSpec[];
+  /** Images to open for its persistent memory. */
+  pmem: readonly PmemSpec[];
   serial: TargetSpec;
   /** Ports of the virtio console. */
   consoles: readonly ConsoleSpec[];
@@ -161,6 +166,7 @@ export function planRun(args: RunArguments): RunPlan {
       trace: args.trace === undefined ? undefined : parseTrace(args.trace),
     },
     disks: (args.disk ?? []).map(parseDisk),
+    pmem: (args.pmem ?? []).map(parsePmem),
     ...planConsoles(args),
     timeout: args.timeout === undefined ? undefined : parseTimeout(args.timeout),
     json: args.json ?? false,

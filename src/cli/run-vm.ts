@@ -2,12 +2,14 @@
 
 import { TsvError } from '../errors.ts';
 import type { VmConfig } from '../machine/config.ts';
+import type { PmemConfig } from '../machine/pmem.ts';
 import { Vm } from '../machine/vm.ts';
 import { ESCAPE_HELP, type EscapeCommand } from './escape-keys.ts';
 import { cliLog } from './log.ts';
 import { RunConsoles } from './run-consoles.ts';
 import { closeDisks, openDisks } from './run-disks.ts';
 import type { RunPlan } from './run-options.ts';
+import { openPmem } from './run-pmem.ts';
 import { exitError, exitToJson, formatDumps, formatExit, formatStats, type RunTiming } from './run-report.ts';
 import { dieOf, type EndSignal, signalStatus, watchSignals } from './signals.ts';
 import { stdioSize } from './targets/stdio.ts';
@@ -111,12 +113,14 @@ class ForegroundRun {
 
   async #create(config: VmConfig): Promise<Vm> {
     const log = cliLog();
+    const pmem: PmemConfig[] = [];
     const disks = await openDisks(this.#plan.disks, (message) => log.warn(message));
     try {
+      pmem.push(...(await openPmem(this.#plan.pmem, (message) => log.warn(message))));
       const virtio = this.#consoles === undefined ? [] : [this.#consoles.device];
-      return await Vm.create({ log, ...config, disks, virtio });
+      return await Vm.create({ log, ...config, disks, pmem, virtio });
     } catch (error) {
-      await closeDisks(disks);
+      await closeDisks([...disks, ...pmem]);
       throw error;
     }
   }

@@ -1,16 +1,19 @@
-/** The /init of an initramfs that hands over to a root file system on a disk. */
+/** The /init of an initramfs that hands over to a root file system on a disk, or in persistent memory. */
 import { OPEN_CONSOLE } from './console-script.ts';
 import { quote } from './quote.ts';
 
 /**
- * Drivers with which a stock kernel reaches a root file system on a virtio disk and a virtio console, in the order in
- * which they are wanted. Which of them are modules differs from kernel to kernel.
+ * Drivers with which a stock kernel reaches a root file system on a virtio disk or in persistent memory, and a virtio
+ * console, in the order in which they are wanted. Which of them are modules differs from kernel to kernel.
  */
 export const ROOT_MODULES: readonly string[] = [
   'virtio_mmio',
   'virtio_pci',
   'virtio_blk',
   'virtio_console',
+  'virtio_pmem',
+  // It makes /dev/pmem0 of the memory; the kernel asks for it by an alias ("nd:t4").
+  'nd_pmem',
   // ext4 asks for a driver of this checksum by an alias ("softdep: pre: crc32c"), which only modprobe would follow.
   'crc32c_generic',
   'ext4',

@@ -1,0 +1,157 @@
+/** Debian's cloud kernel with its root file system in persistent memory. */
+import { execFileSync } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import pino from 'pino';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { buildInitramfs } from '../../../src/boot/initramfs/build.ts';
+import { ROOT_MODULES } from '../../../src/boot/initramfs/root-script.ts';
+import { type FetchedKernel, fetchBusybox, fetchKernel } from '../../../src/host/kernel-fetch.ts';
+import { openDisk, Vm, type VmConfig } from '../../../src/index.ts';
+
+/** Only a guest that hangs takes so long, ms. */
+const LIMIT = 300_000;
+const MIB = 2 ** 20;
+
+const folder = mkdtempSync(join(tmpdir(), 'tsvisor-pmem-'));
+const root = join(folder, 'root.img');
+const other = join(folder, 'other.img');
+const data = randomBytes(3 * MIB);
+let kernel: FetchedKernel;
+let initrd: Uint8Array;
+
+/** The program that the root file system starts. */
+const INIT = `#!/bin/sh
+mount -t proc proc /proc 2>/dev/null
+eval "$(tr ' ' '\\n' < /proc/cmdline | sed -n 's/^test=//p' | base64 -d)"
+poweroff -f
+`;
+
+beforeAll(async () => {
+  kernel = await fetchKernel();
+  const busybox = await fetchBusybox();
+  initrd = await buildInitramfs({
+    busybox,
+    switchRoot: true,
+    modules: { root: kernel.modules, names: [], optional: ROOT_MODULES },
+  });
+  const tree = join(folder, 'tree');
+  for (const name of ['bin', 'sbin', 'dev', 'proc', 'sys', 'mnt'])
+    mkdirSync(join(tree, name), { recursive: true });
+  copyFileSync(busybox, join(tree, 'bin/busybox'));
+  chmodSync(join(tree, 'bin/busybox'), 0o755);
+  for (const name of [
+    'sh',
+    'mount',
+    'umount',
+    'tr',
+    'sed',
+    'base64',
+    'poweroff',
+    'md5sum',
+    'dd',
+    'cat',
+    'sync',
+    'dmesg',
+    'grep',
+    'blockdev',
+  ])
+    execFileSync('ln', ['-s', 'busybox', join(tree, 'bin', name)]);
+  writeFileSync(join(tree, 'sbin/init'), INIT, { mode: 0o755 });
+  writeFileSync(join(tree, 'data'), data);
+  // Not a multiple of 2 MiB.
+  execFileSync('mke2fs', ['-q', '-t', 'ext4', '-b', '4096', '-d', tree, root, '21M']);
+  execFileSync('mke2fs', ['-q', '-t', 'ext4', '-b', '4096', other, '16M']);
+}, LIMIT);
+
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const sum = (bytes: Uint8Array) => createHash('md5').update(bytes).digest('hex');
+
+/** Boots from the first persistent memory. @returns the console's output and the host's log */
+async function run(options: Partial<VmConfig>, flags: string, script: string) {
+  let log = '';
+  await using vm = await Vm.create({
+    accel: 'tcg',
+    memory: '256M',
+    log: pino({ level: 'warn' }, { write: (line: string) => (log += line) }),
+    ...options,
+    boot: {
+      kernel: kernel.vmlinuz,
+      initrd,
+      cmdline: `console=ttyS0 panic=-1 cryptomgr.notests quiet root=/dev/pmem0 ro ${flags} test=${Buffer.from(script).toString('base64')}`,
+    },
+  });
+  let output = '';
+  vm.console.onData((bytes) => {
+    output += Buffer.from(bytes).toString('latin1').replaceAll('\r', '');
+  });
+  const limit = setTimeout(() => void vm.stop('timeout'), LIMIT);
+  vm.start();
+  const exit = await vm.exited;
+  clearTimeout(limit);
+  if (exit.reason !== 'poweroff') throw new Error(`${exit.reason}:\n${output.slice(-3000)}`);
+  return { output, log };
+}
+
+it(
+  'boots from it read-only over MMIO; a write to it is lost, which the flush and the log say',
+  async () => {
+    const { output, log } = await run(
+      { pmem: [{ backend: await openDisk(root, { readOnly: true }) }] },
+      '',
+      `echo "root $(grep ' / ' /proc/mounts)"; echo "size $(blockdev --getsize64 /dev/pmem0)"
+       md5sum < /data
+       dd if=/data of=/dev/pmem0 bs=4k count=4 seek=5000 conv=fsync && echo lost silently
+       dmesg | grep -i 'pmem0.*error'
+       blockdev --flushbufs /dev/pmem0; md5sum < /data`,
+    );
+
+    expect(output).toMatch(/^root \/dev\/(pmem0|root) \/ ext4 ro/m);
+    expect(output).toContain(`size ${22 * MIB}\n`);
+    expect(output.match(/^[0-9a-f]{32}/gm)).toEqual([sum(data), sum(data)]);
+    expect(output).toContain('dd: ');
+    expect(output).not.toContain('lost silently');
+    expect(log).toContain('virtio-pmem0: the guest writes to it');
+  },
+  LIMIT,
+);
+
+it(
+  'boots with DAX over PCI, and keeps what is written to an overlay as long as the machine lives',
+  async () => {
+    const images = [readFileSync(root), readFileSync(other)].map(sum);
+
+    const { output, log } = await run(
+      {
+        transport: 'pci',
+        cpus: 2,
+        pmem: [
+          { backend: await openDisk(root, { readOnly: true }) },
+          { backend: await openDisk(other, { readOnly: true }), overlay: true },
+        ],
+      },
+      'rootflags=dax',
+      `echo "root $(grep ' / ' /proc/mounts)"; md5sum < /data
+       mount -t ext4 -o dax /dev/pmem1 /mnt && cat /data > /mnt/copy && sync && umount /mnt
+       mount -t ext4 /dev/pmem1 /mnt && md5sum < /mnt/copy && umount /mnt && echo unmounted`,
+    );
+
+    expect(output).toMatch(/^root \/dev\/(pmem0|root) \/ ext4 ro.*dax/m);
+    expect(output.match(/^[0-9a-f]{32}/gm)).toEqual([sum(data), sum(data)]);
+    expect(output).toContain('unmounted\n');
+    expect(log).toBe('');
+    expect([readFileSync(root), readFileSync(other)].map(sum)).toEqual(images);
+  },
+  LIMIT,
+);
