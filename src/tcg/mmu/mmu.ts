@@ -23,8 +23,11 @@ import {
   SENTINEL_HIGH,
   TLB,
   TLB_ADDEND,
+  TLB_ENTRIES,
+  TLB_ENTRY,
   TLB_MODE_ALIGNED,
   TLB_MODES,
+  TLB_READ,
   TLB_SIZE,
   TLB_WRITE,
 } from '../layout.ts';
@@ -36,6 +39,9 @@ import { PageWalk, WALK } from './walk.ts';
 const TRACKED = 2048;
 /** Pieces of the linear address space of 1 GiB, by the low bits of their number: where large pages were used. */
 const GIGABYTES = 1024;
+/** From a linear address to the offset of its TLB entry. */
+const INDEX_SHIFT = 12 - Math.log2(TLB_ENTRY);
+const INDEX_MASK = (TLB_ENTRIES - 1) * TLB_ENTRY;
 const SLOT_SIZE = 64;
 const SLOTS = PAGE / SLOT_SIZE;
 const CR0_AM = 1 << 18;
@@ -164,7 +170,7 @@ export class Mmu {
       this.flush();
       return;
     }
-    const entry = this.#state.base + TLB + ((low >>> 7) & 0x7fe0);
+    const entry = this.#state.base + TLB + ((low >>> INDEX_SHIFT) & INDEX_MASK);
     for (let mode = 0; mode < TLB_MODES; mode++) {
       this.#state.bytes.fill(0xff, entry + mode * TLB_SIZE, entry + mode * TLB_SIZE + 16);
     }
@@ -215,9 +221,33 @@ export class Mmu {
     return true;
   }
 
+  /**
+   * For what is written in TypeScript: the address in the memory of bytes within one page of RAM, with the current privilege.
+   * What is stored there has to be told by {@link touched}.
+   * @param access ACCESS.read or ACCESS.write
+   * @returns -1 when there is none, or only with a fault
+   */
+  direct(low: number, high: number, access: number): number {
+    const { words } = this.#state;
+    const entry = this.#entry(low);
+    const tag = entry + ((access === ACCESS.read ? TLB_READ : TLB_WRITE) >> 2);
+    if (words[tag] === (low & -PAGE) && words[tag + 1] === high)
+      return (low + words[entry + (TLB_ADDEND >> 2)]) >>> 0;
+    if (this.breakpoints !== undefined) return -1;
+    if (this.walker.walk(low, high, access, this.#state.cpl === 3) !== WALK.ok) return -1;
+    const host = this.#map.host(this.walker.physical, access === ACCESS.write);
+    if (host >= 0 && !this.checksAlignment) this.#fill(low, high, host);
+    return host;
+  }
+
+  /** Word index of the entry of a linear address in the current TLB. */
+  #entry(low: number): number {
+    return (this.#state.i32(S.TLB) + ((low >>> INDEX_SHIFT) & INDEX_MASK)) >> 2;
+  }
+
   #fill(low: number, high: number, host: number): void {
     const { words } = this.#state;
-    const entry = (this.#state.i32(S.TLB) + ((low >>> 7) & 0x7fe0)) >> 2;
+    const entry = this.#entry(low);
     const page = low & -PAGE;
     words[entry] = page;
     words[entry + 1] = high;

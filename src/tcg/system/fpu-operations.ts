@@ -7,7 +7,6 @@ import { AreaX87State } from '../fpu/state.ts';
 import { operandBytes, x87Encoding } from '../fpu/table.ts';
 import { X87, X87_RESULT } from '../fpu/x87.ts';
 import { R, S, SEG } from '../layout.ts';
-import { directHost } from './direct-memory.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import { address, type Operations, registerNumber } from './operands.ts';
 import type { Operation } from './operations.ts';
@@ -73,7 +72,7 @@ function x87(o: Operation): void {
   if (o.memory) {
     const access = reads ? ACCESS.read : ACCESS.write;
     at = address(o, bytes, access);
-    host = directHost(o, at, bytes, access);
+    host = system.linear.host(at, bytes, access);
     if (host >= 0) {
       if (reads) copy(cpu.state.bytes, host, operand, 0, bytes);
     } else if (reads) system.linear.read(at, operand.subarray(0, bytes));
@@ -147,7 +146,7 @@ function readImage(
   use: (view: DataView, offset: number) => boolean,
 ): void {
   const at = imageAddress(o, bytes, alignment, ACCESS.read);
-  const host = directHost(o, at, bytes, ACCESS.read);
+  const host = o.system.linear.host(at, bytes, ACCESS.read);
   let valid: boolean;
   if (host >= 0) valid = use(o.cpu.state.view, host);
   else {
@@ -167,7 +166,7 @@ function writeImage(
   fill: (view: DataView, offset: number) => void,
 ): void {
   const at = imageAddress(o, bytes, alignment, ACCESS.write);
-  const host = directHost(o, at, bytes, ACCESS.write);
+  const host = o.system.linear.host(at, bytes, ACCESS.write);
   if (host >= 0) {
     fill(o.cpu.state.view, host);
     o.cpu.mmu.touched(host, written);

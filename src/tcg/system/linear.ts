@@ -7,6 +7,8 @@ import { WALK } from '../mmu/walk.ts';
 import { DeviceExit, GuestFault, VECTOR } from './fault.ts';
 
 const MASK64 = (1n << 64n) - 1n;
+/** Bytes of the largest operand that is one value. */
+const LARGEST_OPERAND = 16;
 
 /** Reads and writes guest memory by linear address; throws GuestFault, or DeviceExit. */
 export class LinearMemory {
@@ -22,6 +24,19 @@ export class LinearMemory {
 
   constructor(cpu: Cpu) {
     this.#cpu = cpu;
+  }
+
+  /**
+   * The address in the memory of an operand that can be had at one (Mmu.direct).
+   * @returns -1 when there is none, or only with a fault: {@link read}, {@link write} and {@link probe} find out
+   * @throws GuestFault #AC; images of many bytes have rules of their own about alignment
+   */
+  host(linear: bigint, bytes: number, access: number): number {
+    const low = Number(linear & 0xffff_ffffn) | 0;
+    if ((low & (PAGE - 1)) + bytes > PAGE) return -1;
+    const host = this.#cpu.mmu.direct(low, Number(linear >> 32n) | 0, access);
+    if (host >= 0 && bytes <= LARGEST_OPERAND) this.#align(linear, bytes);
+    return host;
   }
 
   /** Reads bytes. `system`: with supervisor privilege whatever CPL is (descriptor tables, TSS). */
