@@ -1,10 +1,9 @@
 /** Traces what the core does: instructions, blocks, exceptions, interrupts (`--trace insn,block,exc,irq`). */
 import type { VcpuContext } from '../vcpu/engine.ts';
 import type { Cpu } from './cpu.ts';
-import { DECODE, Decoder, MAX_LENGTH } from './decode/decoder.ts';
+import { DECODE, Decoder } from './decode/decoder.ts';
 import { loadInterpreter } from './interpreter.ts';
-import { PAGE, SEG } from './layout.ts';
-import { translate } from './state-transfer.ts';
+import { codeAt } from './state-transfer.ts';
 import type { EventKind } from './system/delivery.ts';
 
 const REGISTERS = 'rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15'.split(' ');
@@ -38,7 +37,9 @@ export class CoreTrace {
 
   /** Before the core runs on. */
   before(): void {
-    const { state } = this.#cpu;
+    const { state, log } = this.#cpu;
+    // An instruction that goes on after its device access was shown before it.
+    if (log.pending !== undefined) return;
     if (this.blocks && !this.instructions) this.#tracer.add(`block ${hex(state.rip)}`);
     if (!this.instructions) return;
     for (let i = 0; i < REGISTERS.length; i++) this.#before[i] = state.gpr(i);
@@ -46,9 +47,9 @@ export class CoreTrace {
   }
   #line = '';
 
-  /** After it has come back: with instructions, what that one has changed. */
+  /** After it has come back: with instructions, what that one has changed, once it is complete. */
   after(): void {
-    if (!this.instructions) return;
+    if (!this.instructions || this.#cpu.log.pending !== undefined) return;
     const { state } = this.#cpu;
     const changes = REGISTERS.flatMap((name, i) => {
       const value = state.gpr(i);
@@ -70,29 +71,13 @@ export class CoreTrace {
     this.#tracer.add(`exc ${name} error 0x${error.toString(16)} at ${at}${linear}`);
   }
 
-  /** Bytes and name of the instruction at a linear address. */
+  /** Bytes and name of the instruction at RIP. */
   #describe(rip: bigint): string {
-    const { system, blocks } = this.#cpu;
-    const { width } = blocks;
-    const bytes = this.#fetch(width === 64 ? rip : rip + system.segments.base(SEG.CS));
-    const length = this.#decoder.decode(bytes, 0, bytes.length, width);
+    const bytes = codeAt(this.#cpu, rip);
+    const length = this.#decoder.decode(bytes, 0, bytes.length, this.#cpu.blocks.width);
     if (length === DECODE.truncated) return '(not mapped)';
     if (length <= 0) return `${Buffer.from(bytes.subarray(0, 8)).toString('hex')} (undefined)`;
     return `${Buffer.from(bytes.subarray(0, length)).toString('hex')} ${this.#decoder.plan.encoding.instruction.name}`;
-  }
-
-  #fetch(linear: bigint): Uint8Array {
-    const bytes = new Uint8Array(MAX_LENGTH);
-    for (let done = 0; done < MAX_LENGTH; ) {
-      const at = BigInt.asUintN(64, linear + BigInt(done));
-      const { valid, physical_address } = translate(this.#cpu, at);
-      const host = valid ? this.#cpu.map.host(Number(physical_address)) : -1;
-      if (host < 0) return bytes.subarray(0, done);
-      const length = Math.min(MAX_LENGTH - done, PAGE - (host % PAGE));
-      bytes.set(this.#cpu.state.bytes.subarray(host, host + length), done);
-      done += length;
-    }
-    return bytes;
   }
 }
 

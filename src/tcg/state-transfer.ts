@@ -1,9 +1,10 @@
 /** A vCPU's state as the structs of the KVM UAPI (src/vcpu/state.ts), read and written while it stands. */
 import type { DebugRegs, Dtable, Fpu, Regs, Segment, Sregs, Translation } from '../vcpu/state.ts';
 import type { Cpu } from './cpu.ts';
+import { MAX_LENGTH } from './decode/decoder.ts';
 import { ACCESS } from './emit/access.ts';
 import { readFpu, writeFpu } from './fpu/fxsave.ts';
-import { S, SEG } from './layout.ts';
+import { PAGE, S, SEG } from './layout.ts';
 import { WALK } from './mmu/walk.ts';
 import { fxStateOf } from './system/fpu-operations.ts';
 import { RIGHTS } from './system/segments.ts';
@@ -152,4 +153,22 @@ export function translate(cpu: Cpu, linear: bigint): Translation {
   const valid = walk(ACCESS.read, usermode === 1) ? 1 : 0;
   const physical = valid ? BigInt(walker.physical) : 0n;
   return { linear_address: linear, physical_address: physical, valid, writeable, usermode };
+}
+
+/** The bytes that are mapped from a RIP on, as many as an instruction can have. */
+export function codeAt(cpu: Cpu, rip: bigint): Uint8Array {
+  const { map, state, system } = cpu;
+  const { is64 } = system.segments;
+  const start = is64 ? rip : rip + system.segments.base(SEG.CS);
+  const code = new Uint8Array(MAX_LENGTH);
+  for (let done = 0; done < MAX_LENGTH; ) {
+    const linear = BigInt.asUintN(is64 ? 64 : 32, start + BigInt(done));
+    const { valid, physical_address } = translate(cpu, linear);
+    const host = valid ? map.host(Number(physical_address)) : -1;
+    if (host < 0) return code.subarray(0, done);
+    const length = Math.min(MAX_LENGTH - done, PAGE - (host % PAGE));
+    code.set(state.bytes.subarray(host, host + length), done);
+    done += length;
+  }
+  return code;
 }

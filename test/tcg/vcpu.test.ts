@@ -4,10 +4,11 @@ import { SharedTime } from '../../src/devices/shared-time.ts';
 import { KVM_EXIT_IO } from '../../src/kvm/abi/constants.ts';
 import { KVM_RUN_EXIT_REASON } from '../../src/kvm/abi/run.ts';
 import { allocateRam } from '../../src/memory/allocate.ts';
-import { S } from '../../src/tcg/layout.ts';
+import { RUN_PIO_DATA, S } from '../../src/tcg/layout.ts';
 import { openVcpu, type TcgVcpu } from '../../src/tcg/vcpu.ts';
 import { TcgVm } from '../../src/tcg/vm.ts';
 import { protectedModeEntry, writeBootGdt } from '../../src/vcpu/entry.ts';
+import type { TraceTopic } from '../../src/vcpu/protocol.ts';
 import { assemble } from '../support/assemble.ts';
 
 const CODE = 0x2000;
@@ -15,10 +16,14 @@ const APIC_ENABLED = 'mov dword ptr [0xfee000f0], 0x1ff';
 const DIVIDE = { by1: 0xb, by128: 0xa } as const;
 
 /** A vCPU at a program in 32-bit protected mode, whose output to a port is an exit. */
-function vcpuAt(source: string, time: SharedTime): TcgVcpu {
+function vcpuAt(source: string, time: SharedTime, lines?: string[]): TcgVcpu {
   const memory = allocateRam({ size: 2 << 20, reserve: TcgVm.reserve(1) });
   const vm = TcgVm.create({ memory, irqchip: 'kernel', pit: false, time }, 1);
-  const vcpu = openVcpu(vm.vcpuPort(0), { tracer: { has: () => false, add() {} }, log() {} }) as TcgVcpu;
+  const tracer = {
+    has: (topic: TraceTopic) => lines !== undefined && topic === 'insn',
+    add: (line: string) => lines?.push(line),
+  };
+  const vcpu = openVcpu(vm.vcpuPort(0), { tracer, log() {} }) as TcgVcpu;
   vcpu.set('cpuid', vm.supportedCpuid());
   memory.write(CODE, assemble(`.code32\n${source}`, CODE));
   const { regs, sregs } = protectedModeEntry({
@@ -84,4 +89,19 @@ it('comes back from a long string instruction, for what is due meanwhile', () =>
   vcpu.cpu.run(1000);
 
   expect(vcpu.cpu.state.gpr(1)).toBeGreaterThan(0x1d_0000n);
+});
+
+it('traces an instruction that waits for a device once, with what it has read', () => {
+  const lines: string[] = [];
+  const vcpu = vcpuAt('inc ebx; in al, 0x80; out 0x81, al; out 0x82, al', new SharedTime(), lines);
+
+  runToOutput(vcpu);
+  vcpu.run[RUN_PIO_DATA] = 7;
+  for (let exit = 0; exit < 2; exit++) runToOutput(vcpu);
+
+  expect(lines).toEqual([
+    'insn 0x2000 43 inc rbx=0x1',
+    'insn 0x2001 e480 in rax=0x7',
+    'insn 0x2003 e681 out',
+  ]);
 });

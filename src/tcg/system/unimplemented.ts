@@ -1,8 +1,6 @@
 /** Tells of instructions that the engine does not have, once for each opcode. */
 import type { Cpu } from '../cpu.ts';
-import { MAX_LENGTH } from '../decode/decoder.ts';
-import { PAGE, S, SEG } from '../layout.ts';
-import { translate } from '../state-transfer.ts';
+import { codeAt } from '../state-transfer.ts';
 import type { Operation } from './operations.ts';
 
 /** Most different opcodes that are told of: a guest can have any. */
@@ -26,26 +24,6 @@ export function reportUnimplemented({ cpu, system, pc }: Operation): void {
   if (known.has(opcode)) return;
   known.add(opcode);
   cpu.onUnimplemented(bytes, rip);
-}
-
-/** The bytes that are mapped from an address on, as many as an instruction can have. */
-function codeAt(cpu: Cpu, rip: bigint): Uint8Array {
-  const { state, map } = cpu;
-  const start = cpu.system.segments.is64
-    ? rip
-    : BigInt.asUintN(32, rip + state.u64(S.SEGMENT_BASE + SEG.CS * 8));
-  const bytes: number[] = [];
-  let host = -1;
-  for (let i = 0; i < MAX_LENGTH; i++) {
-    const linear = BigInt.asUintN(64, start + BigInt(i));
-    if (i === 0 || (linear & BigInt(PAGE - 1)) === 0n) {
-      const { valid, physical_address } = translate(cpu, linear);
-      host = valid ? map.host(Number(physical_address)) : -1;
-    } else host++;
-    if (host < 0) break;
-    bytes.push(state.bytes[host]);
-  }
-  return Uint8Array.from(bytes);
 }
 
 const MANDATORY = new Set([0x66, 0xf2, 0xf3]);
