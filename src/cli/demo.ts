@@ -4,6 +4,7 @@ import { resolveConfig } from '../machine/config.ts';
 import { chooseEngine } from '../machine/engine-choice.ts';
 import { softwareKvmProfile } from '../machine/slow-kvm.ts';
 import type { DemoArguments } from './commands/demo.ts';
+import { DEMO_MODULES, openDemoDisk } from './demo-disk.ts';
 import { fetchBusyboxWithProgress, fetchKernelWithProgress } from './fetch.ts';
 import { Progress } from './progress.ts';
 import { planRun } from './run-options.ts';
@@ -19,7 +20,14 @@ export async function runDemo(args: DemoArguments): Promise<number> {
   const { cacheDir } = args;
   const kernel = await fetchKernelWithProgress({ cacheDir });
   const busybox = await fetchBusyboxWithProgress({ cacheDir });
-  const initrd = await buildInitramfs({ busybox, command: args.command });
+  const disk = await openDemoDisk(cacheDir, (line) => process.stderr.write(`tsvisor: ${line}\n`));
+  const initrd = await buildInitramfs({
+    busybox,
+    command: args.command,
+    modules: { root: kernel.modules, names: [], optional: disk.backend === undefined ? [] : DEMO_MODULES },
+    mounts: [disk.mount],
+    greeting: disk.greeting,
+  });
   const plan = planRun({
     kernel: kernel.vmlinuz,
     memory: args.memory,
@@ -37,6 +45,7 @@ export async function runDemo(args: DemoArguments): Promise<number> {
     ...plan.config,
     name: 'demo',
     ...(slow && { cpu: profile?.cpu, timeScale: profile?.timeScale }),
+    disks: disk.backend === undefined ? [] : [{ backend: disk.backend, serial: 'demo' }],
     boot: { kernel: kernel.vmlinuz, initrd, cmdline },
   };
   process.stderr.write(`tsvisor: booting Linux ${kernel.version}; Ctrl-C ends it until the shell is up\n`);

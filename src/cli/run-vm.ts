@@ -114,8 +114,9 @@ class ForegroundRun {
   async #create(config: VmConfig): Promise<Vm> {
     const log = cliLog();
     const pmem: PmemConfig[] = [];
-    const disks = await openDisks(this.#plan.disks, (message) => log.warn(message));
+    const disks = [...(config.disks ?? [])];
     try {
+      disks.push(...(await openDisks(this.#plan.disks, (message) => log.warn(message))));
       pmem.push(...(await openPmem(this.#plan.pmem, (message) => log.warn(message))));
       const virtio = this.#consoles === undefined ? [] : [this.#consoles.device];
       return await Vm.create({ log, ...config, disks, pmem, virtio });
