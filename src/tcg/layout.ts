@@ -77,8 +77,6 @@ export const S = {
   PC: 264,
   /** i32: what is left of run()'s budget. */
   BUDGET: 268,
-  /** i64: linear address for a slow path. */
-  SLOW_ADDRESS: 272,
   /** i64: mask of the stack pointer by SS.B or long mode. */
   STACK_MASK: 280,
   /** i64: RIP of an instruction before which no interrupt is taken (STI, MOV SS); -1 for none. */
@@ -111,7 +109,6 @@ export const S = {
   CR2: 544,
   CR3: 552,
   CR4: 560,
-  CR8: 568,
   EFER: 576,
   XCR0: 584,
   /** DR0 to DR7. */
@@ -253,6 +250,7 @@ export const SENTINEL_HIGH = 0x8000_dead;
 
 /** Segment registers in encoding order, then the system segments. */
 export const SEG = { ES: 0, CS: 1, SS: 2, DS: 3, FS: 4, GS: 5, LDT: 6, TR: 7 } as const;
+/** General registers in encoding order, those that instructions name themselves. */
 export const GPR = {
   RAX: 0,
   RCX: 1,
@@ -262,4 +260,5 @@ export const GPR = {
   RBP: 5,
   RSI: 6,
   RDI: 7,
+  R11: 11,
 } as const;

@@ -1,5 +1,5 @@
 /** How a case's results on two processors differ. */
-import { FLAG } from '../../src/tcg/emit/flags.ts';
+import { FLAG } from '../../src/tcg/emit/rflags.ts';
 import type { Case, Result } from './oracle.ts';
 
 const COMPARED = FLAG.CF | FLAG.PF | FLAG.AF | FLAG.ZF | FLAG.SF | FLAG.OF | FLAG.DF;

@@ -7,9 +7,7 @@
  */
 import { S } from '../layout.ts';
 import { type Expr, type FunctionBuilder, load, type Operand } from '../wasm/index.ts';
-import { ARITHMETIC, FLAG } from './rflags.ts';
-
-export { ARITHMETIC, FLAG };
+import { FLAG } from './rflags.ts';
 
 const AUX_CF_OF = 0xc000_0000_0000_0000n;
 

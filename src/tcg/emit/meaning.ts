@@ -5,21 +5,10 @@
  * everything that may fault must come before the first write to a register or flag: a fault or an exit abandons the
  * instruction, which is then executed again from its start.
  */
-import {
-  ADDRESS_16,
-  ADDRESS_32,
-  ADDRESS_LEGACY,
-  PAGE,
-  R,
-  S,
-  SEG,
-  TLB_ADDEND,
-  TLB_READ,
-  TLB_WRITE,
-} from '../layout.ts';
+import { ADDRESS_16, ADDRESS_32, PAGE, R, S, SEG, TLB_ADDEND, TLB_READ, TLB_WRITE } from '../layout.ts';
 import type { Slot } from '../table/instruction.ts';
 import {
-  Expr,
+  type Expr,
   type FunctionBuilder,
   i32,
   i64,
@@ -432,11 +421,6 @@ export class Meaning {
     site.status(f.call(site.helpers.system, code, site.pc));
   }
 
-  /** Whether the record belongs to code outside 64-bit mode. */
-  isLegacy(): Expr {
-    return this.record('i32.load8_u', R.ADDRESS).and(ADDRESS_LEGACY);
-  }
-
   // Vector operands.
 
   /** A vector operand: all 16 bytes of a register, or `bytes` of memory, the rest zero. */
@@ -455,5 +439,3 @@ export class Meaning {
     else this.storeVector(this.host(i, ACCESS.write), value);
   }
 }
-
-export { ACCESS, type Access, Expr };

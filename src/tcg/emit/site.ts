@@ -36,6 +36,6 @@ export interface Site {
   next(): void;
   /** Ends with the STATUS of a system operation. */
   status(status: Expr): void;
-  /** A direct branch to the target or the fall-through of the record at pc + `offset`. */
-  branch(taken: boolean, recordOffset: number): void;
+  /** A direct branch to the record's target, or to what follows it. */
+  branch(taken: boolean): void;
 }

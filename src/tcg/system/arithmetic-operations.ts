@@ -2,16 +2,13 @@
 
 import { ACCESS } from '../emit/access.ts';
 import { FLAG } from '../emit/rflags.ts';
-import { R, S } from '../layout.ts';
+import { GPR, R, S } from '../layout.ts';
 import type { Pair } from '../rendezvous.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import { address, immediate, type Operations } from './operands.ts';
 import type { Operation } from './operations.ts';
 
-const RAX = 0;
-const RCX = 1;
-const RDX = 2;
-const RBX = 3;
+const { RAX, RCX, RDX, RBX } = GPR;
 
 /** Sets SF, ZF, PF by AL, and the flags given. */
 function setByteFlags({ cpu }: Operation, al: number, others: number): void {

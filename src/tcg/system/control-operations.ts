@@ -2,9 +2,10 @@
 import { DECODE } from '../decode/decoder.ts';
 import { ACCESS } from '../emit/access.ts';
 import { FLAG } from '../emit/rflags.ts';
-import { S } from '../layout.ts';
+import { GPR, S } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import { hostRandom } from './host-random.ts';
+import { isCanonical } from './linear.ts';
 import {
   address,
   type Operations,
@@ -17,12 +18,9 @@ import {
   writeRegister,
 } from './operands.ts';
 import { Leave, type Operation } from './operations.ts';
-import { isCanonical } from './registers.ts';
 import { reportUnimplemented } from './unimplemented.ts';
 
-const RAX = 0;
-const RCX = 1;
-const RDX = 2;
+const { RAX, RCX, RDX } = GPR;
 const CR0_TS = 8n;
 const KVM_EPERM = 1;
 const KVM_ENOSYS = 1000;

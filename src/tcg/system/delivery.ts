@@ -1,15 +1,14 @@
 /** Delivery of exceptions and interrupts through the IDT or the real-mode vector table (SDM vol. 3A 6). */
 import type { Cpu } from '../cpu.ts';
 import { FLAG } from '../emit/rflags.ts';
-import { S, SEG } from '../layout.ts';
+import { GPR, S, SEG } from '../layout.ts';
 import { GuestFault, hasErrorCode, VECTOR } from './fault.ts';
-import type { LinearMemory } from './linear.ts';
+import { isCanonical, type LinearMemory } from './linear.ts';
 import type { InnerStack, Privilege } from './privilege.ts';
-import { isCanonical } from './registers.ts';
 import { type Descriptor, dpl, RIGHTS, type Segments, SYSTEM_TYPE } from './segments.ts';
 import { Stack } from './stack.ts';
 
-const RSP = 4;
+const { RSP } = GPR;
 const MASK64 = (1n << 64n) - 1n;
 const CODE_SEGMENT = RIGHTS.S | RIGHTS.CODE;
 /** Error code bits: the event came from outside the program; the rest indexes the IDT (SDM vol. 3A 6.13). */

@@ -1,13 +1,13 @@
 /** Far transfers: CALL, JMP and RET between segments (SDM vol. 2; vol. 3A 5.8). */
 import type { Cpu } from '../cpu.ts';
-import { SEG } from '../layout.ts';
+import { GPR, SEG } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import type { LinearMemory } from './linear.ts';
 import type { Privilege } from './privilege.ts';
 import { type Descriptor, dpl, RIGHTS, type Segments, SYSTEM_TYPE } from './segments.ts';
 import { Stack } from './stack.ts';
 
-const RSP = 4;
+const { RSP } = GPR;
 const CODE_SEGMENT = RIGHTS.S | RIGHTS.CODE;
 
 /** An operand of 2, 4 or 8 bytes. */

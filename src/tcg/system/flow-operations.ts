@@ -1,19 +1,15 @@
 /** Interrupts, system calls, far transfers, flags (SDM vol. 2). */
 import { FLAG } from '../emit/rflags.ts';
-import { R, S, SEG } from '../layout.ts';
+import { GPR, R, S, SEG } from '../layout.ts';
 import type { EventKind } from './delivery.ts';
 import { SHADOW } from './events.ts';
 import { GuestFault, VECTOR } from './fault.ts';
+import { isCanonical } from './linear.ts';
 import { address, immediate, iopl, type Operations, privileged } from './operands.ts';
 import type { Operation } from './operations.ts';
-import { isCanonical } from './registers.ts';
 import { RIGHTS } from './segments.ts';
 
-const RSP = 4;
-const RBP = 5;
-const RCX = 1;
-const RDX = 2;
-const R11 = 11;
+const { RSP, RBP, RCX, RDX, R11 } = GPR;
 const EFER_SCE = 1n;
 /** RFLAGS that SYSRET takes from R11: all but RF, VM and the reserved ones. */
 const SYSRET_FLAGS = 0x3c_7fd7n;
@@ -118,7 +114,7 @@ export const FLOW_OPERATIONS: Operations = {
     privileged(o);
     const long = o.size === 8;
     const target = state.gpr(RCX);
-    if (long && BigInt.asUintN(64, BigInt.asIntN(48, target)) !== target) throw new GuestFault(VECTOR.GP);
+    if (long && !isCanonical(target)) throw new GuestFault(VECTOR.GP);
     const base = Number((state.u64(S.STAR) >> 48n) & 0xffffn);
     // RF and VM come back as 0 (SDM vol. 2, SYSRET).
     o.cpu.rflags = (state.gpr(R11) & SYSRET_FLAGS) | 2n;

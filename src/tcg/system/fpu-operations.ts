@@ -6,7 +6,7 @@ import { FXSAVE_BYTES, type FxForm, fxrstor, fxsave, XSAVE_BYTES, xrstor, xsave 
 import { AreaX87State } from '../fpu/state.ts';
 import { operandBytes, x87Encoding } from '../fpu/table.ts';
 import { X87, X87_RESULT } from '../fpu/x87.ts';
-import { R, S, SEG } from '../layout.ts';
+import { GPR, R, S, SEG } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import { address, type Operations, registerNumber } from './operands.ts';
 import type { Operation } from './operations.ts';
@@ -16,7 +16,7 @@ const CR0_EM = 4;
 const CR0_TS = 8;
 const CR0_NE = 0x20;
 const CR4_OSXSAVE = 1 << 18;
-const RAX = 0;
+const { RAX } = GPR;
 /** Bytes that FXSAVE writes; those behind them are the guest's own. */
 const FXSAVE_WRITTEN = 416;
 /** Details of FXSAVE and its kin: REX.W. */

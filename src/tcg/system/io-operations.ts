@@ -2,16 +2,12 @@
 
 import { ACCESS } from '../emit/access.ts';
 import { FLAG } from '../emit/rflags.ts';
-import { R, S, SEG } from '../layout.ts';
+import { GPR, R, S, SEG } from '../layout.ts';
 import { DeviceExit, GuestFault, VECTOR } from './fault.ts';
 import { iopl, type Operations } from './operands.ts';
 import type { Operation } from './operations.ts';
 
-const RAX = 0;
-const RCX = 1;
-const RDX = 2;
-const RSI = 6;
-const RDI = 7;
+const { RAX, RCX, RDX, RSI, RDI } = GPR;
 const TSS_IO_MAP = 102n;
 
 /** CPL above IOPL needs the permission bitmap of the TSS (SDM vol. 1 19.5.2). */

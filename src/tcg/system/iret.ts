@@ -1,13 +1,13 @@
 /** IRET, and what it shares with POPF: loading flags (SDM vol. 2, IRET and POPF). */
 import type { Cpu } from '../cpu.ts';
 import { FLAG } from '../emit/rflags.ts';
-import { S, SEG } from '../layout.ts';
+import { GPR, S, SEG } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import type { Privilege } from './privilege.ts';
 import type { Segments } from './segments.ts';
 import type { Stack } from './stack.ts';
 
-const RSP = 4;
+const { RSP } = GPR;
 
 export class InterruptReturn {
   readonly #cpu: Cpu;

@@ -10,6 +10,11 @@ const MASK64 = (1n << 64n) - 1n;
 /** Bytes of the largest operand that is one value. */
 const LARGEST_OPERAND = 16;
 
+/** Whether bits 47 to 63 of an address are the same. */
+export function isCanonical(linear: bigint): boolean {
+  return BigInt.asUintN(64, BigInt.asIntN(48, linear)) === linear;
+}
+
 /** Reads and writes guest memory by linear address; throws GuestFault, or DeviceExit. */
 export class LinearMemory {
   readonly #cpu: Cpu;

@@ -1,13 +1,12 @@
 /** What changes of the privilege level have in common: far calls and returns, events and IRET (SDM vol. 3A 5.8, 6.12). */
 import type { Cpu } from '../cpu.ts';
-import { S, SEG } from '../layout.ts';
+import { GPR, S, SEG } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
-import type { LinearMemory } from './linear.ts';
-import { isCanonical } from './registers.ts';
+import { isCanonical, type LinearMemory } from './linear.ts';
 import { type Descriptor, dpl, RIGHTS, type Segments, SYSTEM_TYPE } from './segments.ts';
 import { Stack, type StackOptions, type StackSegment } from './stack.ts';
 
-const RSP = 4;
+const { RSP } = GPR;
 /** Offsets in a TSS: of the stack of level 0, and of the interrupt stack table (SDM vol. 3A 8.2.1, 8.7). */
 const TSS64 = { RSP0: 4, IST1: 36 } as const;
 const TSS32_ESP0 = 4;

@@ -5,6 +5,7 @@ import type { CpuidEntry } from '../../vcpu/state.ts';
 import type { Cpu } from '../cpu.ts';
 import { S, SEG } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
+import { isCanonical } from './linear.ts';
 import { COMMAND_MSRS, CONSTANT_MSRS, IGNORED_MSRS, PROBED_MSRS, STORED_MSRS } from './msrs.ts';
 import { RIGHTS, type Segments } from './segments.ts';
 
@@ -82,11 +83,6 @@ function gpIsUndefined<T>(access: () => T): T | undefined {
     if (error instanceof GuestFault) return undefined;
     throw error;
   }
-}
-
-/** Whether bits 47 to 63 of an address are the same. */
-export function isCanonical(value: bigint): boolean {
-  return BigInt.asUintN(64, BigInt.asIntN(48, value)) === value;
 }
 
 /** The TSC and MSRs that belong to devices. */

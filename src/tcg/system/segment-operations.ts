@@ -1,6 +1,6 @@
 /** Loading and examining segments (SDM vol. 2). */
 import { FLAG } from '../emit/rflags.ts';
-import { SEG } from '../layout.ts';
+import { GPR, SEG } from '../layout.ts';
 import { SHADOW } from './events.ts';
 import { GuestFault, VECTOR } from './fault.ts';
 import {
@@ -17,7 +17,7 @@ import {
 import type { Operation } from './operations.ts';
 import { type Descriptor, dpl, RIGHTS, SYSTEM_TYPE } from './segments.ts';
 
-const RSP = 4;
+const { RSP } = GPR;
 
 function setZero({ cpu }: Operation, zero: boolean): void {
   const flags = cpu.exports.getFlags() & ~BigInt(FLAG.ZF);

@@ -2,7 +2,7 @@
 import type { Cpu } from '../cpu.ts';
 import { S, SEG } from '../layout.ts';
 import { GuestFault, VECTOR } from './fault.ts';
-import type { LinearMemory } from './linear.ts';
+import { isCanonical, type LinearMemory } from './linear.ts';
 
 /** Bits of a descriptor's access rights: bits 8 to 23 of its second word, shifted down by 8. */
 export const RIGHTS = {
@@ -200,13 +200,12 @@ export class Segments {
    * @throws GuestFault #GP when its type field is not zero or the address is not canonical
    */
   upperAddress(selector: number, lower: bigint): bigint {
-    const upper = this.#memory.get(this.#address(selector, VECTOR.GP) + 8n, 8, true);
     if ((selector | 15) > (selector & 4 ? this.limit(SEG.LDT) : this.#state.i32(S.GDT_LIMIT) >>> 0))
       throw new GuestFault(VECTOR.GP, selector & 0xfffc);
+    const upper = this.#memory.get(this.#address(selector, VECTOR.GP) + 8n, 8, true);
     const address = lower | ((upper & 0xffff_ffffn) << 32n);
     const type = (upper >> 40n) & 0x1fn;
-    if (type !== 0n || BigInt.asUintN(64, BigInt.asIntN(48, address)) !== address)
-      throw new GuestFault(VECTOR.GP, selector & 0xfffc);
+    if (type !== 0n || !isCanonical(address)) throw new GuestFault(VECTOR.GP, selector & 0xfffc);
     return address;
   }
 

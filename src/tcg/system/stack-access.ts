@@ -2,10 +2,9 @@
 import type { CpuState } from '../cpu-state.ts';
 import type { DecodeTable } from '../interp/decode-table.ts';
 import { firstOf } from '../interp/ids.ts';
-import { R, SEG } from '../layout.ts';
+import { GPR, R, SEG } from '../layout.ts';
 
-const RSP = 4;
-const RBP = 5;
+const { RSP, RBP } = GPR;
 /** Instructions that use the stack without naming it, by the register that points to it. */
 const IMPLICIT = [
   [/^(push|pop|call|ret)/, RSP],

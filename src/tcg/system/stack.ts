@@ -1,8 +1,7 @@
 /** Pushing to and popping from a stack before any of it counts: the stack pointer is set when all has gone well. */
 import { ACCESS } from '../emit/access.ts';
 import { GuestFault, VECTOR } from './fault.ts';
-import type { LinearMemory } from './linear.ts';
-import { isCanonical } from './registers.ts';
+import { isCanonical, type LinearMemory } from './linear.ts';
 import { RIGHTS } from './segments.ts';
 
 const MASK64 = (1n << 64n) - 1n;

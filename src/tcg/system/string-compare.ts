@@ -1,12 +1,10 @@
 /** PCMPESTRI, PCMPESTRM, PCMPISTRI, PCMPISTRM (SDM vol. 2, section 4.1). */
 import { FLAG } from '../emit/rflags.ts';
-import { R, S } from '../layout.ts';
+import { GPR, R, S } from '../layout.ts';
 import { address, type Operations, pointer } from './operands.ts';
 import type { Operation } from './operations.ts';
 
-const RAX = 0;
-const RCX = 1;
-const RDX = 2;
+const { RAX, RCX, RDX } = GPR;
 const BYTES = 16;
 /** Fields of the immediate. */
 const AGGREGATION = { equalAny: 0, ranges: 1, equalEach: 2, equalOrdered: 3 } as const;

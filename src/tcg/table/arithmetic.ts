@@ -1,8 +1,8 @@
 /** Integer arithmetic and logic (SDM vol. 2). */
 
 import { ACCESS } from '../emit/access.ts';
-import { FLAG } from '../emit/flags.ts';
 import type { Meaning } from '../emit/meaning.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { S } from '../layout.ts';
 import { type Expr, i32, i64, type Local, load, select } from '../wasm/index.ts';
 import { Table } from './instruction.ts';

@@ -1,6 +1,8 @@
 /** Shifts, rotates, bit operations, BMI1, BMI2 (SDM vol. 2). */
-import { FLAG } from '../emit/flags.ts';
-import { ACCESS, type Meaning } from '../emit/meaning.ts';
+
+import { ACCESS } from '../emit/access.ts';
+import type { Meaning } from '../emit/meaning.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { type Expr, i64, type Local, select, v128, vector } from '../wasm/index.ts';
 import { Table } from './instruction.ts';
 

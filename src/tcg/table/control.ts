@@ -13,17 +13,17 @@ for (let cc = 0; cc < 16; cc++) {
   control.add(`j${CONDITIONS[cc]}`, [`7${hex} Jb f64`, `0f.8${hex} Jz f64`], HOT, (c) => {
     c.f.if_(
       c.flags.condition(cc),
-      () => c.site.branch(true, 0),
-      () => c.site.branch(false, 0),
+      () => c.site.branch(true),
+      () => c.site.branch(false),
     );
   });
 }
 
-control.add('jmp', ['eb Jb f64', 'e9 Jz f64'], HOT, (c) => c.site.branch(true, 0));
+control.add('jmp', ['eb Jb f64', 'e9 Jz f64'], HOT, (c) => c.site.branch(true));
 
 control.add('call', 'e8 Jz f64', HOT, (c) => {
   c.push(c.let(c.nextRip()));
-  c.site.branch(true, 0);
+  c.site.branch(true);
 });
 
 control.add('calli', 'ff/2 Ev f64', HOT, (c) => {
@@ -66,8 +66,8 @@ for (const [name, opcode] of [
     if (name === 'loopne') taken = taken.and(c.flags.condition(5));
     c.f.if_(
       taken,
-      () => c.site.branch(true, 0),
-      () => c.site.branch(false, 0),
+      () => c.site.branch(true),
+      () => c.site.branch(false),
     );
   });
 }
@@ -76,7 +76,7 @@ control.add('jcxz', 'e3 Jb f64', ENDS, (c) => {
   const mask = select(wide.eqz(), i64(-1), wide);
   c.f.if_(
     c.gpr(1).and(mask).eqz(),
-    () => c.site.branch(true, 0),
-    () => c.site.branch(false, 0),
+    () => c.site.branch(true),
+    () => c.site.branch(false),
   );
 });

@@ -2,18 +2,17 @@
  * Instructions that kernels execute all the time: flags, interrupts, system calls, and returns (SDM vol. 2). The common case of
  * 64-bit code is generated; all else is the operation in TypeScript, which also raises the faults.
  */
-import { ACCESS, type Meaning } from '../emit/meaning.ts';
+import { ACCESS } from '../emit/access.ts';
+import type { Meaning } from '../emit/meaning.ts';
 import { FLAG } from '../emit/rflags.ts';
-import { ADDRESS_LEGACY, R, S, SEG, TLB, TLB_SIZE } from '../layout.ts';
+import { ADDRESS_LEGACY, GPR, R, S, SEG, TLB, TLB_SIZE } from '../layout.ts';
 import { type Expr, type Label, type Local, load } from '../wasm/index.ts';
 import { Table } from './instruction.ts';
 import { SYSTEM } from './system-operations.ts';
 
 export const kernel = new Table();
 
-const RCX = 1;
-const RSP = 4;
-const R11 = 11;
+const { RCX, RSP, R11 } = GPR;
 /** Flags whose change has consequences of its own: single steps, SMAP and alignment checks, tasks, virtual-8086 mode. */
 const DELICATE = FLAG.TF | FLAG.NT | FLAG.RF | FLAG.VM | FLAG.AC | FLAG.VIF | FLAG.VIP;
 /** What POPF and IRET change besides at CPL 0. */

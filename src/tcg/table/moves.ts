@@ -1,6 +1,7 @@
 /** Moves, conversions, stack, flags (SDM vol. 2). */
-import { FLAG } from '../emit/flags.ts';
-import { ACCESS } from '../emit/meaning.ts';
+
+import { ACCESS } from '../emit/access.ts';
+import { FLAG } from '../emit/rflags.ts';
 import { R, S } from '../layout.ts';
 import { i64, load, select } from '../wasm/index.ts';
 import { CONDITIONS, Table } from './instruction.ts';

@@ -1,16 +1,14 @@
 /** String instructions, with whole pages at a time where that shows no difference (SDM vol. 2, REP). */
-import { ACCESS, type Access, type Meaning } from '../emit/meaning.ts';
+import { ACCESS, type Access } from '../emit/access.ts';
+import type { Meaning } from '../emit/meaning.ts';
 import { FLAG } from '../emit/rflags.ts';
-import { PAGE, R, S, SCRATCH, SEG } from '../layout.ts';
+import { GPR, PAGE, R, S, SCRATCH, SEG } from '../layout.ts';
 import { type Expr, i32, i64, type Local, load, select } from '../wasm/index.ts';
 import { Table } from './instruction.ts';
 
 export const strings = new Table();
 
-const RAX = 0;
-const RCX = 1;
-const RSI = 6;
-const RDI = 7;
+const { RAX, RCX, RSI, RDI } = GPR;
 
 /**
  * How long an instruction goes on before run() comes back to look at the time: elements one by one, or 32 of many at once.

@@ -1,5 +1,6 @@
 /** SSE to SSE4.1 moves, shuffles, packs and insertions (SDM vol. 2). */
-import { ACCESS, type Meaning } from '../emit/meaning.ts';
+import { ACCESS } from '../emit/access.ts';
+import type { Meaning } from '../emit/meaning.ts';
 import { R } from '../layout.ts';
 import { type Expr, i32, i64, load, select, v128, vector } from '../wasm/index.ts';
 import { Table } from './instruction.ts';

@@ -204,10 +204,6 @@ export class Expr {
       ? this.convert('i64.extend_i32_u')
       : constant('i64', BigInt.asUintN(32, this.constant));
   }
-  /** i32 to i64 with sign. */
-  wideSigned(): Expr {
-    return this.convert('i64.extend_i32_s');
-  }
 
   convert(name: keyof typeof CONVERT): Expr {
     return new Expr(name.slice(0, 3) as ValueType, (sink) => {
