@@ -49,7 +49,12 @@ export { GdtBuilder } from './memory/segments.ts';
 export type { BlockBackend, DiskExtent } from './storage/backend.ts';
 export { type CreateOverlayOptions, createOverlay, createRaw } from './storage/create.ts';
 export { type BackingPolicy, type DiskFormat, type OpenDiskOptions, openDisk } from './storage/open.ts';
-export { type OverlayOptions, openOverlay } from './storage/overlay.ts';
+export {
+  type NamedOverlayOptions,
+  type OverlayOptions,
+  openNamedOverlay,
+  openOverlay,
+} from './storage/overlay.ts';
 export { type CreateQcow2Options, createQcow2 } from './storage/qcow2/create.ts';
 export { type ThrottleClock, ThrottledDisk, type ThrottleLimits } from './storage/throttle.ts';
 export type { EngineVm, IrqchipMode, MsiMessage } from './vcpu/engine.ts';

@@ -178,13 +178,19 @@ async function openHandle(path: string, readOnly: boolean, create: boolean): Pro
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
     throw new TsvError('TSV_E_FILE', `"${path}" cannot be ${create ? 'made' : 'opened'} (${code}).`, {
-      hint:
-        code === 'EEXIST'
-          ? 'Remove it first, or choose another name: images are never overwritten.'
-          : `Check the path and its permissions${readOnly ? '' : ', or open it read-only'}.`,
+      hint: openHint(code, readOnly || create),
       cause,
     });
   }
+}
+
+function openHint(code: string | undefined, isUnwritten: boolean): string {
+  if (code === 'EEXIST') return 'Remove it first, or choose another name: images are never overwritten.';
+  if (code === 'EISDIR') return 'Give the path of a disk image, not of a folder.';
+  if (!isUnwritten && (code === 'EACCES' || code === 'EPERM' || code === 'EROFS')) {
+    return 'If it may only be read, open it read-only (readonly) or put an overlay over it (overlay).';
+  }
+  return 'Check the path and its permissions.';
 }
 
 /** Linux numbers block devices like this in st_rdev (makedev(3)); stat(2) itself does not say their size. */

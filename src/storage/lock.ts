@@ -24,7 +24,7 @@ export async function lockFile(fd: number, path: string, mode: LockMode): Promis
     throw new TsvError('TSV_E_DISK_LOCKED', `"${path}" is in use by another machine or tool.`, {
       hint:
         mode === 'exclusive'
-          ? 'Wait until that has ended, or run from an overlay, which leaves the image as it is.'
+          ? 'Wait until that has ended; machines can share an image when all of them run from overlays.'
           : 'Wait until that has ended: an image cannot be read while somebody writes to it.',
     });
   }

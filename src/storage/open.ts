@@ -89,7 +89,7 @@ async function openBacking(
   if (!allowed) {
     throw backingError(
       `"${path}" is based on "${target}", which is not allowed.`,
-      'Allow backing files if you trust it.',
+      'Allow backing files if you trust the image: "backing" of --disk and openDisk, or --allow-backing.',
     );
   }
   const format = backingFormat(path, header);
@@ -103,7 +103,7 @@ async function openBacking(
     const { code } = cause as NodeJS.ErrnoException;
     throw backingError(
       `"${path}" is based on "${target}", which cannot be opened (${code}).`,
-      'Put it there.',
+      'Put it there, or say where it is with "qemu-img rebase -u -F FORMAT -b FILE".',
     );
   });
   if (chain.includes(`${stats.dev}:${stats.ino}`)) {
