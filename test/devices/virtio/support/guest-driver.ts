@@ -148,7 +148,7 @@ export class GuestMachine implements AsyncDisposable {
 
   /** Exits to the device's registers while it ran. */
   get mmioExits(): number {
-    return this.vm.stats().exits.KVM_EXIT_MMIO ?? 0;
+    return this.vm.stats().exits.MMIO ?? 0;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
