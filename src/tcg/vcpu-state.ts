@@ -82,9 +82,11 @@ export const ACCESSORS: { [K in StateKey]: Accessor<VcpuState[K]> } = {
   },
   cpuid: {
     get: ({ cpu }) => [...cpu.system.registers.cpuid],
-    set({ cpu }, cpuid) {
+    set({ cpu, apic }, cpuid) {
+      const has = featuresOf(cpuid);
       cpu.system.registers.cpuid = cpuid;
-      cpu.setFeatures(featuresOf(cpuid));
+      cpu.setFeatures(has);
+      apic.offersX2apic = has('x2apic');
     },
   },
   lapic: {

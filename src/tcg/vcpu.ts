@@ -25,10 +25,11 @@ import {
 } from '../vcpu/state.ts';
 import { CoreTrace } from './core-trace.ts';
 import { Cpu } from './cpu.ts';
-import { SIGNATURE, TCG_FEATURES } from './cpuid.ts';
+import { featuresOf, SIGNATURE, tcgCpuid } from './cpuid.ts';
 import type { DeviceAccess } from './exits.ts';
 import { areaBase, RUN, RUN_SIZE, S } from './layout.ts';
 import { MemorySlots } from './memory-slots.ts';
+import { PHYSICAL_BITS } from './mmu/walk.ts';
 import { Pace } from './pace.ts';
 import { GuestTsc, VcpuPeripherals } from './peripherals.ts';
 import { seededRandom } from './random.ts';
@@ -72,7 +73,6 @@ export class TcgVcpu implements EngineVcpu {
     this.#area = new RunArea(this.run);
     this.#irqchip = irqchip;
     this.#time = new SharedTime(time);
-    const features = new Set(TCG_FEATURES);
     this.cpu = new Cpu({
       memory,
       regions,
@@ -80,7 +80,7 @@ export class TcgVcpu implements EngineVcpu {
       vcpus: cpus,
       slots: new MemorySlots(slots),
       modules,
-      hasFeature: (name) => features.has(name),
+      hasFeature: featuresOf(tcgCpuid()),
     });
     const words = new Int32Array(memory.buffer);
     const bus = new ApicBus(
@@ -97,6 +97,7 @@ export class TcgVcpu implements EngineVcpu {
       onEoi: (vector) => this.#eois.push(vector),
       now: () => this.#time.now(),
       tsc,
+      physicalBits: PHYSICAL_BITS,
     });
     this.#peripherals = new VcpuPeripherals(this.cpu, this.apic, tsc, this.#time);
     if (seed !== undefined) this.#peripherals.random = seededRandom(seed, index);

@@ -7,7 +7,6 @@ import type { Device } from '../devices/device.ts';
 import { ApicBus } from '../devices/irqchip/apic-bus.ts';
 import { type ApicMailbox, apicMailboxes } from '../devices/irqchip/apic-mailbox.ts';
 import { InterruptRouter } from '../devices/irqchip/interrupt-router.ts';
-import { decodeMsi } from '../devices/irqchip/msi.ts';
 import { hostNanoseconds, SharedTime } from '../devices/shared-time.ts';
 import { TsvError } from '../errors.ts';
 import { KVM_RUN_IMMEDIATE_EXIT } from '../kvm/abi/run.ts';
@@ -198,9 +197,8 @@ export class TcgVm implements EngineVm {
   /** The end of every level-triggered interrupt is reported. */
   routePin(): void {}
 
-  signalMsi({ address, data }: MsiMessage): void {
-    const message = decodeMsi({ address, data });
-    if (message !== undefined) this.#apicBus.deliver(message);
+  signalMsi(message: MsiMessage): void {
+    this.#apicBus.signalMsi(message);
   }
 
   /** All writes go to the bus. */

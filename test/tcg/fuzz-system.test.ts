@@ -15,6 +15,7 @@ import { apicMailboxes } from '../../src/devices/irqchip/apic-mailbox.ts';
 import { LocalApic } from '../../src/devices/irqchip/local-apic.ts';
 import type { DeviceAccess } from '../../src/tcg/exits.ts';
 import { PAGE_MAP_SIZE, S } from '../../src/tcg/layout.ts';
+import { PHYSICAL_BITS } from '../../src/tcg/mmu/walk.ts';
 import { setDebugRegs, setRegs, setSregs, translate } from '../../src/tcg/state-transfer.ts';
 import { getEvents, setEvents } from '../../src/tcg/system/events.ts';
 import { msrIndices } from '../../src/tcg/system/msrs.ts';
@@ -70,6 +71,7 @@ class HostileCpu {
       onEoi: () => {},
       now,
       tsc: { nsAt: Number },
+      physicalBits: PHYSICAL_BITS,
     });
     let tsc = 0n;
     this.#t.cpu.system.registers.peripherals = {

@@ -9,7 +9,6 @@ import {
   APIC_ICR_BUSY,
   APIC_INPUT_POLARITY,
   APIC_LAST_MSR,
-  APIC_LVR_DIRECTED_EOI,
   APIC_LVT_LEVEL_TRIGGER,
   APIC_LVT_MASKED,
   APIC_LVT_REMOTE_IRR,
@@ -18,7 +17,6 @@ import {
   APIC_REGISTER_STEP,
   APIC_SEND_PENDING,
   APIC_SPIV_APIC_ENABLED,
-  APIC_SPIV_DIRECTED_EOI,
   APIC_SPIV_FOCUS_DISABLED,
   APIC_VECTOR_MASK,
   LVT_REGISTERS,
@@ -112,7 +110,7 @@ export function writeApicPage(apic: LocalApic, offset: number, size: number, val
       apic.registers[APIC.ICR2 >> 4] = value & 0xff00_0000;
       return;
     default: {
-      const mask = offset === APIC.SELF_IPI ? undefined : writableBits(apic, offset);
+      const mask = offset === APIC.SELF_IPI ? undefined : WRITABLE.get(offset);
       if (mask !== undefined) writeRegister(apic, offset, value & mask);
       else if (offset > LAST_REGISTER || !READABLE.has(offset)) apic.raiseError(APIC_ESR_ILLREGA);
     }
@@ -164,7 +162,7 @@ export function writeApicMsr(apic: LocalApic, index: number, value: bigint): boo
     apic.sendCommand(low, destination);
     return true;
   }
-  const mask = writableBits(apic, register);
+  const mask = WRITABLE.get(register);
   if (mask === undefined || value >> 32n !== 0n) return false;
   const ignored = IS_LVT.has(register) ? LVT_READ_ONLY : 0;
   if ((low & ~(mask | ignored)) !== 0) return false;
@@ -173,17 +171,11 @@ export function writeApicMsr(apic: LocalApic, index: number, value: bigint): boo
 }
 
 /** Bits of a stored register that it can ever hold, for loading state. */
-export function holdableBits(apic: LocalApic, register: number): number {
-  const mask = writableBits(apic, register);
+export function holdableBits(register: number): number {
+  const mask = WRITABLE.get(register);
   if (mask === undefined) return register === APIC.ICR ? ~APIC_ICR_BUSY : 0xffff_ffff;
   if (register === APIC.ESR) return 0xff;
   return register === APIC.LVT0 ? mask | APIC_LVT_REMOTE_IRR : mask;
-}
-
-function writableBits(apic: LocalApic, register: number): number | undefined {
-  const mask = WRITABLE.get(register);
-  const canSuppress = (apic.registers[APIC.LVR >> 4] & APIC_LVR_DIRECTED_EOI) !== 0;
-  return register === APIC.SPIV && mask !== undefined && canSuppress ? mask | APIC_SPIV_DIRECTED_EOI : mask;
 }
 
 /** A readable register, unsigned. */

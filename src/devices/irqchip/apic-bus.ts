@@ -9,6 +9,7 @@
  */
 import { type ApicMailbox, MODE_BITS } from './apic-mailbox.ts';
 import { APIC_BROADCAST, DELIVERY, SHORTHAND, X2APIC_BROADCAST } from './apic-registers.ts';
+import { decodeMsi, type Msi } from './msi.ts';
 
 /** An interrupt message, from an I/O APIC, an MSI or another local APIC. */
 export interface InterruptMessage {
@@ -65,6 +66,15 @@ export class ApicBus {
         return matches(mailbox, message.destination, isLogical);
       }),
     );
+  }
+
+  /**
+   * Delivers a message-signalled interrupt.
+   * @returns false when it is no interrupt (see {@link decodeMsi}) or no local APIC took it
+   */
+  signalMsi(msi: Msi): boolean {
+    const message = decodeMsi(msi);
+    return message !== undefined && this.deliver(message);
   }
 
   /** Drives the PIC's output, which is LINT0 of every local APIC. */

@@ -217,12 +217,6 @@ export class ApicMailbox {
     return ((Atomics.load(this.words, LINT) >> pin) & 1) !== 0;
   }
 
-  /** Whether something waits that no priority or mask holds back. */
-  get unmaskable(): boolean {
-    const { words } = this;
-    return (Atomics.load(words, NMI) | Atomics.load(words, INIT) | Atomics.load(words, SIPI)) !== 0;
-  }
-
   /** The highest requested vector, or -1. */
   highestRequest(): number {
     for (let word = VECTOR_WORDS - 1; word >= 0; word--) {
@@ -257,37 +251,6 @@ export class ApicMailbox {
     const legal = word === 0 ? 0xffff_0000 : 0xffff_ffff;
     Atomics.store(this.words, TMR + word, level & legal);
     Atomics.store(this.words, IRR + word, request & legal);
-  }
-
-  /** vCPU: forgets every request, as a reset does; the pins keep their level. */
-  clear(): void {
-    for (let word = 0; word < VECTOR_WORDS; word++) this.setWords(word, 0, 0);
-    for (const word of [NMI, INIT, SIPI, LINT_EDGES, ILLEGAL]) Atomics.store(this.words, word, 0);
-  }
-
-  /** Pending requests without a vector in the IRR, for saved state. */
-  save(): { nmi: number; init: number; sipi: number; lint: number; lintEdges: number; illegal: number } {
-    const { words } = this;
-    return {
-      nmi: Atomics.load(words, NMI),
-      init: Atomics.load(words, INIT),
-      sipi: Atomics.load(words, SIPI),
-      lint: Atomics.load(words, LINT),
-      lintEdges: Atomics.load(words, LINT_EDGES),
-      illegal: Atomics.load(words, ILLEGAL),
-    };
-  }
-
-  /** vCPU: the inverse of {@link save}; wakes the vCPU so that it looks. */
-  restore(state: ReturnType<ApicMailbox['save']>): void {
-    const { words } = this;
-    Atomics.store(words, NMI, state.nmi);
-    Atomics.store(words, INIT, state.init);
-    Atomics.store(words, SIPI, state.sipi);
-    Atomics.store(words, LINT, state.lint);
-    Atomics.store(words, LINT_EDGES, state.lintEdges);
-    Atomics.store(words, ILLEGAL, state.illegal);
-    this.wake(WAKE.interrupt);
   }
 }
 

@@ -64,7 +64,7 @@ export function importLapicState(apic: LocalApic, bytes: Uint8Array): void {
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const get = (register: number) => view.getUint32(register, true);
-  for (const register of PLAIN) apic.registers[register >> 4] = get(register) & holdableBits(apic, register);
+  for (const register of PLAIN) apic.registers[register >> 4] = get(register) & holdableBits(register);
   apic.registers[APIC.LDR >> 4] &= 0xff00_0000;
   apic.registers[APIC.DFR >> 4] = get(APIC.DFR) | 0x0fff_ffff;
   apic.registers[APIC.ID >> 4] = apic.isX2apic ? apic.id : get(APIC.ID) & 0xff00_0000;

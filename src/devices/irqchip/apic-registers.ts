@@ -42,9 +42,8 @@ export const LVT_REGISTERS = [
 /** Bytes from one register to the next, and bytes of the page that hold registers (struct kvm_lapic_state). */
 export const APIC_REGISTER_STEP = 0x10;
 export const APIC_REG_SIZE = 0x400;
-/** Where the page is after reset, and its size (SDM vol. 3, 11.4.1). */
+/** Where the page is after reset (SDM vol. 3, 11.4.1). */
 export const APIC_DEFAULT_PHYS_BASE = 0xfee0_0000;
-export const APIC_PAGE_SIZE = 0x1000;
 
 /** IA32_APIC_BASE (SDM vol. 3, figures 11-5 and 11-26). */
 export const MSR_IA32_APICBASE_BSP = 1n << 8n;
@@ -57,14 +56,12 @@ export const MSR_IA32_TSC_DEADLINE = 0x6e0;
 export const APIC_BASE_MSR = 0x800;
 export const APIC_LAST_MSR = 0x8ff;
 
-/** Version register: the P6-and-later local APIC, and the bit that announces EOI-broadcast suppression (11.4.8). */
+/** Version register: the P6-and-later local APIC (11.4.8). */
 export const APIC_VERSION = 0x14;
-export const APIC_LVR_DIRECTED_EOI = 1 << 24;
 
 /** Spurious-interrupt vector register (11.9). */
 export const APIC_SPIV_APIC_ENABLED = 1 << 8;
 export const APIC_SPIV_FOCUS_DISABLED = 1 << 9;
-export const APIC_SPIV_DIRECTED_EOI = 1 << 12;
 
 /** Local vector table (11.5.1). */
 export const APIC_VECTOR_MASK = 0xff;

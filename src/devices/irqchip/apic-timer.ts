@@ -7,7 +7,6 @@
  * interrupt, as they would in the one request bit of the vector, and the next is due on the original schedule.
  */
 
-import type { SavedState } from '../saved-state.ts';
 import {
   APIC_LVT_TIMER_MASK,
   APIC_LVT_TIMER_ONESHOT,
@@ -29,11 +28,8 @@ export interface ApicTimerOptions {
   /** Guest time, nanoseconds. */
   now(): number;
   tsc: TscClock;
-  /** Frequency of the undivided count, Hz; it is what CPUID leaf 15h calls the crystal clock. Default 1 GHz, as KVM's. */
-  busHz?: number;
 }
 
-const NS_PER_SECOND = 1e9;
 /** Largest count. */
 const MAX_COUNT = 0xffff_ffff;
 /** Bits of the divide configuration register; bit 2 is reserved. */
@@ -50,7 +46,6 @@ export function timerDivisor(tdcr: number): number {
 export class ApicTimer {
   readonly #now: () => number;
   readonly #tsc: TscClock;
-  readonly #nsPerCycle: number;
   #mode = APIC_LVT_TIMER_ONESHOT;
   #tdcr = 0;
   #initialCount = 0;
@@ -61,7 +56,6 @@ export class ApicTimer {
   constructor(options: ApicTimerOptions) {
     this.#now = () => options.now();
     this.#tsc = options.tsc;
-    this.#nsPerCycle = NS_PER_SECOND / (options.busHz ?? NS_PER_SECOND);
   }
 
   /** Guest time of the next expiry in whole nanoseconds, or Infinity. */
@@ -160,45 +154,13 @@ export class ApicTimer {
     else if (initialCount !== 0) this.#start(Math.min(left, initialCount));
   }
 
-  save(): Record<string, unknown> {
-    const { tscDeadline, initialCount } = this;
-    const armed = this.#deadline !== Number.POSITIVE_INFINITY;
-    return {
-      initialCount,
-      divideConfiguration: this.#tdcr,
-      tscDeadlineLow: Number(tscDeadline & 0xffff_ffffn),
-      tscDeadlineHigh: Number(tscDeadline >> 32n),
-      deadline: armed ? this.#deadline : null,
-    };
-  }
-
-  /**
-   * Checks what {@link save} gave.
-   * @returns what loads it; its parameter is the timer's LVT entry, whose mode decides what the rest means
-   * @throws TSV_E_STATE
-   */
-  prepareRestore(saved: SavedState): (lvtt: number) => void {
-    const initialCount = saved.int('initialCount', MAX_COUNT);
-    const tdcr = saved.int('divideConfiguration', TDCR_BITS);
-    const low = BigInt(saved.int('tscDeadlineLow', MAX_COUNT));
-    const high = BigInt(saved.int('tscDeadlineHigh', MAX_COUNT));
-    const deadline = saved.has('deadline') ? saved.finite('deadline') : Number.POSITIVE_INFINITY;
-    return (lvtt) => {
-      this.#mode = lvtt & APIC_LVT_TIMER_MASK;
-      this.#initialCount = this.#isTscDeadline ? 0 : initialCount;
-      this.#tdcr = tdcr & TDCR_BITS;
-      this.#tscDeadline = this.#isTscDeadline ? (high << 32n) | low : 0n;
-      const isArmed = this.#isTscDeadline ? this.#tscDeadline !== 0n : initialCount !== 0;
-      this.#deadline = isArmed ? deadline : Number.POSITIVE_INFINITY;
-    };
-  }
-
   get #isTscDeadline(): boolean {
     return this.#mode === APIC_LVT_TIMER_TSCDEADLINE;
   }
 
+  /** The undivided count passes at 1 GHz, as KVM's. */
   get #nsPerCount(): number {
-    return this.#nsPerCycle * timerDivisor(this.#tdcr);
+    return timerDivisor(this.#tdcr);
   }
 
   #start(count: number): void {

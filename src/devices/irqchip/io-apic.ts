@@ -20,10 +20,9 @@ export const IO_APIC_SIZE = 0x100;
 /** Interrupt inputs. */
 export const IO_APIC_PINS = 24;
 
-/** Offsets of the registers in the page; the EOI register exists in version 0x20. */
+/** Offsets of the registers in the page. */
 export const IOREGSEL = 0x00;
 export const IOWIN = 0x10;
-export const IO_APIC_EOIR = 0x40;
 /**
  * Not a register of the data sheet: a write ends a vector's interrupts, as the message on the APIC bus does. A board
  * mounts this one offset where no guest can reach it, and vCPU threads write it when their local APIC broadcasts an EOI.
@@ -36,9 +35,8 @@ const IOAPICVER = 1;
 const IOAPICARB = 2;
 const IOREDTBL = 0x10;
 
-/** Versions: the 82093AA, and one with an EOI register. */
+/** Without an EOI register, which later versions have. */
 const VERSION_82093AA = 0x11;
-const VERSION_EOIR = 0x20;
 
 /** Low word of a redirection entry (data sheet 3.2.4). */
 const VECTOR = 0xff;
@@ -61,8 +59,6 @@ const STORM_PAUSE_NS = 10_000_000;
 export interface IoApicOptions {
   /** Sends a message. @returns whether a local APIC took it */
   deliver(message: InterruptMessage): boolean;
-  /** Have an EOI register, for guests that suppress EOI broadcasts. Default false. */
-  eoiRegister?: boolean;
   /**
    * A pin's entry has changed, masked or not, and its interrupts now are this message. For local APICs that must know
    * beforehand which vectors are level-triggered, as KVM's with a split irqchip.
@@ -76,7 +72,6 @@ export class IoApic implements Device {
   readonly registers = [{ offset: IO_APIC_EOI_MESSAGE, size: 4, write: 'posted' as const }];
   readonly #deliver: (message: InterruptMessage) => boolean;
   readonly #onRoute: (pin: number, message: InterruptMessage) => void;
-  readonly #hasEoiRegister: boolean;
   readonly #low = new Uint32Array(IO_APIC_PINS);
   readonly #high = new Uint32Array(IO_APIC_PINS);
   /** Ends in a row with the pin still up. */
@@ -91,7 +86,6 @@ export class IoApic implements Device {
   constructor(options: IoApicOptions) {
     this.#deliver = (message) => options.deliver(message);
     this.#onRoute = (pin, message) => options.onRoute?.(pin, message);
-    this.#hasEoiRegister = options.eoiRegister ?? false;
     this.reset();
   }
 
@@ -165,7 +159,6 @@ export class IoApic implements Device {
     if (offset === IOREGSEL) this.#select = value & 0xff;
     else if (offset === IOWIN) this.#writeWindow(value);
     else if (offset === IO_APIC_EOI_MESSAGE) this.endOfInterrupt(value & VECTOR);
-    else if (offset === IO_APIC_EOIR && this.#hasEoiRegister) this.endOfInterrupt(value & VECTOR);
   }
 
   #readWindow(): number {
@@ -174,7 +167,7 @@ export class IoApic implements Device {
       case IOAPICARB:
         return this.#id << 24;
       case IOAPICVER:
-        return ((IO_APIC_PINS - 1) << 16) | (this.#hasEoiRegister ? VERSION_EOIR : VERSION_82093AA);
+        return ((IO_APIC_PINS - 1) << 16) | VERSION_82093AA;
       default: {
         const pin = (this.#select - IOREDTBL) >> 1;
         if (pin < 0 || pin >= IO_APIC_PINS) return 0xffff_ffff;

@@ -5,8 +5,6 @@
  * The structure is written when the guest names it, and anew with {@link KvmClock.update} whenever the relation of TSC and
  * guest time has changed: after a pause, a restored state, or a guest's write of its TSC.
  */
-import type { DeviceState } from '../device.ts';
-import { SavedState } from '../saved-state.ts';
 import type { TscClock } from './apic-timer.ts';
 
 /** MSR numbers, the first pair being the old one; both work alike. */
@@ -59,8 +57,6 @@ export interface KvmClockOptions {
   tscKhz: number;
   /** Wall-clock time at guest time 0, ms since 1970-01-01 UTC. */
   wallBase(): number;
-  /** CPUID's kvmclock_stable bit: all vCPUs have one TSC. Default true. */
-  stable?: boolean;
 }
 
 /** How TSC ticks become nanoseconds: shifted left by `shift` (right if negative), times `mul`, shifted right by 32. */
@@ -94,7 +90,6 @@ export class KvmClock {
   readonly #tsc: TscClock;
   readonly #scale: TscScale;
   readonly #wallBase: () => number;
-  readonly #flags: number;
   #systemTime = 0n;
   #wallClock = 0n;
 
@@ -104,7 +99,6 @@ export class KvmClock {
     this.#tsc = options.tsc;
     this.#scale = tscScale(options.tscKhz);
     this.#wallBase = () => options.wallBase();
-    this.#flags = (options.stable ?? true) ? PVCLOCK_TSC_STABLE_BIT : 0;
   }
 
   /** Whether an MSR is the clock's. */
@@ -147,7 +141,7 @@ export class KvmClock {
     view.setBigUint64(TIME_INFO.SYSTEM_TIME, BigInt(Math.max(0, Math.floor(this.#tsc.nsAt(tsc)))), true);
     view.setUint32(TIME_INFO.TSC_TO_SYSTEM_MUL, this.#scale.mul, true);
     view.setInt8(TIME_INFO.TSC_SHIFT, this.#scale.shift);
-    view.setUint8(TIME_INFO.FLAGS, this.#flags | notice);
+    view.setUint8(TIME_INFO.FLAGS, PVCLOCK_TSC_STABLE_BIT | notice);
     this.#publish(gpa, old, view);
   }
 
@@ -179,26 +173,4 @@ export class KvmClock {
     view.setUint32(0, (odd + 1) >>> 0, true);
     this.#memory.write(gpa, bytes.slice(0, 4));
   }
-
-  reset(): void {
-    this.#systemTime = 0n;
-    this.#wallClock = 0n;
-  }
-
-  save(): DeviceState {
-    return { systemTime: halves(this.#systemTime), wallClock: halves(this.#wallClock) };
-  }
-
-  /** The structures in guest memory are part of that; call {@link update} when guest time runs on. @throws TSV_E_STATE */
-  restore(state: DeviceState): void {
-    const saved = new SavedState('kvm-clock', state);
-    const [time, wall] = ['systemTime', 'wallClock'].map((key) => saved.ints(key, 0xffff_ffff, 2, true));
-    this.#systemTime = (BigInt(time[1]) << 32n) | BigInt(time[0]);
-    this.#wallClock = (BigInt(wall[1]) << 32n) | BigInt(wall[0]);
-  }
-}
-
-/** Low and high word. */
-function halves(value: bigint): [number, number] {
-  return [Number(value & U32_MAX), Number(value >> 32n)];
 }

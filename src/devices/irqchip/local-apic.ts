@@ -12,11 +12,8 @@
  * remote IRR of LVT entries cannot be written; reserved bits of x2APIC MSRs raise #GP; clearing the enable bit of
  * IA32_APIC_BASE resets the registers; IPIs are always edge-triggered; a periodic timer may be shorter than 200 us.
  */
-import type { DeviceState } from '../device.ts';
-import { SavedState } from '../saved-state.ts';
 import type { ApicBus } from './apic-bus.ts';
 import { type ApicMailbox, type LintPin, MODE_BITS } from './apic-mailbox.ts';
-import { exportLapicState, importLapicState } from './apic-page.ts';
 import {
   APIC,
   APIC_DEFAULT_PHYS_BASE,
@@ -25,13 +22,11 @@ import {
   APIC_ESR_SENDILL,
   APIC_INT_ASSERT,
   APIC_INT_LEVELTRIG,
-  APIC_LVR_DIRECTED_EOI,
   APIC_LVT_LEVEL_TRIGGER,
   APIC_LVT_MASKED,
   APIC_LVT_REMOTE_IRR,
   APIC_REG_SIZE,
   APIC_SPIV_APIC_ENABLED,
-  APIC_SPIV_DIRECTED_EOI,
   APIC_VECTOR_MASK,
   APIC_VERSION,
   DELIVERY,
@@ -54,22 +49,14 @@ export interface LocalApicOptions extends ApicTimerOptions {
   id?: number;
   /** All local APICs' mailboxes. */
   bus: ApicBus;
-  /**
-   * A level-triggered interrupt has ended: every I/O APIC must hear of it ({@link IoApic.endOfInterrupt}). Not called
-   * while the guest suppresses the broadcast.
-   */
+  /** A level-triggered interrupt has ended: every I/O APIC must hear of it ({@link IoApic.endOfInterrupt}). */
   onEoi(vector: number): void;
-  /** CPUID's x2APIC bit: without it that mode cannot be entered. Default true. */
-  x2apic?: boolean;
-  /** Announce that EOI broadcasts can be suppressed; only with I/O APICs of version 0x20. Default false. */
-  directedEoi?: boolean;
-  /** Physical address bits, for IA32_APIC_BASE; 36 to 52, default 40. */
-  physicalBits?: number;
+  /** Physical address bits, for IA32_APIC_BASE; 36 to 52. */
+  physicalBits: number;
 }
 
 /** Bits of IA32_APIC_BASE that are always reserved. */
 const APIC_BASE_RESERVED = 0x2ffn;
-const DEFAULT_PHYSICAL_BITS = 40;
 const LINT_PINS: readonly LintPin[] = [0, 1];
 /** LVT0 of a bootstrap processor after reset: the PIC's interrupts reach it before anybody has set up an APIC. */
 const LVT0_VIRTUAL_WIRE = DELIVERY.EXTINT << 8;
@@ -90,7 +77,8 @@ export class LocalApic {
   readonly registers = new Uint32Array(APIC_REG_SIZE / 16);
   readonly #bus: ApicBus;
   readonly #onEoi: (vector: number) => void;
-  readonly #version: number;
+  /** CPUID's x2APIC bit: without it that mode cannot be entered. */
+  offersX2apic = true;
   readonly #reservedBase: bigint;
   #apicBase = 0n;
   /** Errors since the guest last wrote the error status register. */
@@ -103,11 +91,7 @@ export class LocalApic {
     this.mailbox = options.bus.mailboxes[options.index];
     this.timer = new ApicTimer(options);
     this.#onEoi = options.onEoi;
-    const directedEoi = options.directedEoi ? APIC_LVR_DIRECTED_EOI : 0;
-    this.#version = APIC_VERSION | ((LVT_REGISTERS.length - 1) << 16) | directedEoi;
-    const physical = (1n << BigInt(options.physicalBits ?? DEFAULT_PHYSICAL_BITS)) - 1n;
-    const x2apic = (options.x2apic ?? true) ? 0n : X2APIC_ENABLE;
-    this.#reservedBase = ~physical | APIC_BASE_RESERVED | x2apic;
+    this.#reservedBase = ~((1n << BigInt(options.physicalBits)) - 1n) | APIC_BASE_RESERVED;
     // Not a reset: what others have posted before this thread came up must not be lost.
     this.#powerUp();
   }
@@ -149,12 +133,6 @@ export class LocalApic {
   /** Guest time in nanoseconds at which {@link poll} has something to do, or Infinity. */
   nextDeadline(): number {
     return (this.#get(APIC.LVTT) & APIC_LVT_MASKED) !== 0 ? Number.POSITIVE_INFINITY : this.timer.deadline;
-  }
-
-  /** Whether a halted vCPU must go on, if it has interrupts enabled: an NMI, INIT or SIPI, or a deliverable interrupt. */
-  isWakeUp(): boolean {
-    this.poll();
-    return this.mailbox.unmaskable || this.externalInterrupt() || this.pendingVector() >= 0;
   }
 
   /** CR8: the task priority's upper four bits. */
@@ -204,7 +182,7 @@ export class LocalApic {
   loadApicBase(value: bigint): boolean {
     const enable = (value & MSR_IA32_APICBASE_ENABLE) !== 0n;
     const x2apic = (value & X2APIC_ENABLE) !== 0n;
-    if ((value & this.#reservedBase) !== 0n || (x2apic && !enable)) return false;
+    if ((value & this.#reservedBase) !== 0n || (x2apic && !(enable && this.offersX2apic))) return false;
     const wasEnabled = this.isEnabled;
     const wasX2apic = this.isX2apic;
     this.#apicBase = value;
@@ -213,12 +191,6 @@ export class LocalApic {
     if (x2apic) this.#set(APIC.LDR, x2apicLogicalId(this.id));
     this.publish();
     return true;
-  }
-
-  /** RESET (SDM vol. 3, 11.4.7.1): the power-up state, and nothing pending. */
-  reset(): void {
-    this.mailbox.clear();
-    this.#powerUp();
   }
 
   #powerUp(): void {
@@ -237,7 +209,7 @@ export class LocalApic {
     const id = this.#get(APIC.ID);
     this.registers.fill(0);
     this.#set(APIC.ID, id);
-    this.#set(APIC.LVR, this.#version);
+    this.#set(APIC.LVR, APIC_VERSION | ((LVT_REGISTERS.length - 1) << 16));
     this.#set(APIC.DFR, 0xffff_ffff);
     this.#set(APIC.SPIV, 0xff);
     for (const lvt of LVT_REGISTERS) this.#set(lvt, APIC_LVT_MASKED);
@@ -291,7 +263,7 @@ export class LocalApic {
     this.inService.delete(vector);
     this.updatePriority();
     if (!this.mailbox.isLevel(vector)) return;
-    if ((this.spurious & APIC_SPIV_DIRECTED_EOI) === 0) this.#onEoi(vector);
+    this.#onEoi(vector);
     const lvt0 = this.#get(APIC.LVT0);
     if ((lvt0 & APIC_LVT_REMOTE_IRR) !== 0 && (lvt0 & APIC_VECTOR_MASK) === vector) {
       this.#set(APIC.LVT0, lvt0 & ~APIC_LVT_REMOTE_IRR);
@@ -386,43 +358,6 @@ export class LocalApic {
 
   #set(offset: number, value: number): void {
     this.registers[offset >> 4] = value;
-  }
-
-  // State --------------------------------------------------------------------------------------------------------
-
-  /** Everything, for a snapshot of this engine; {@link exportLapicState} is the part that KVM's struct has. */
-  save(): DeviceState {
-    this.poll();
-    return {
-      apicBase: Number(this.#apicBase),
-      page: Array.from(exportLapicState(this)),
-      errors: this.#errors,
-      timer: this.timer.save(),
-      mailbox: this.mailbox.save(),
-    };
-  }
-
-  /** @throws TSV_E_STATE */
-  restore(state: DeviceState): void {
-    const saved = new SavedState(`local APIC ${this.index}`, state);
-    const apicBase = BigInt(saved.int('apicBase', Number.MAX_SAFE_INTEGER));
-    const page = Uint8Array.from(saved.ints('page', 0xff, APIC_REG_SIZE, true));
-    const errors = saved.u8('errors');
-    const loadTimer = this.timer.prepareRestore(saved.object('timer'));
-    const requests = saved.object('mailbox');
-    const mailbox = {
-      nmi: requests.int('nmi', 1),
-      init: requests.int('init', 1),
-      sipi: requests.int('sipi', 0x1ff),
-      lint: requests.int('lint', 3),
-      lintEdges: requests.int('lintEdges', 3),
-      illegal: requests.int('illegal', 1),
-    };
-    this.loadApicBase(apicBase & ~this.#reservedBase);
-    importLapicState(this, page);
-    loadTimer(this.#get(APIC.LVTT));
-    this.#errors = errors;
-    this.mailbox.restore(mailbox);
   }
 }
 

@@ -26,6 +26,7 @@ export class ApicBench {
       now: () => machine.now,
       tsc: { nsAt: (tsc) => Number(tsc) / machine.tscPerNs },
       onEoi: (vector) => this.eois.push(vector),
+      physicalBits: 40,
       ...options,
     });
   }

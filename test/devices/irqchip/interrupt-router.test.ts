@@ -77,29 +77,28 @@ describe('a message-signalled interrupt', () => {
     ['nobody, at an address that is none', 0xfed0_0000, 0x41, [[], [], []]],
     ['nobody, as a level that is not asserted', 0xfee0_0000, 0x8041, [[], [], []]],
   ])('reaches %s', (_, address, data, expected) => {
-    const { router, cpus, taken } = bench(3);
+    const { machine, cpus, taken } = bench(3);
     cpus.forEach((cpu, index) => {
       cpu.write(APIC.LDR, 1 << (24 + index));
       cpu.write(APIC.TASKPRI, [0x30, 0x10, 0x20][index]);
     });
-    router.signalMsi({ address, data });
+    machine.bus.signalMsi({ address, data });
     expect(taken()).toEqual(expected);
   });
 
   it('to 0xff reaches everybody in x2APIC mode too', () => {
     const machine = new ApicMachine(2);
-    const router = new InterruptRouter(machine.bus);
     for (const cpu of machine.cpus) cpu.enterX2apic();
-    router.signalMsi({ address: 0xfeef_f000, data: 0x41 });
+    machine.bus.signalMsi({ address: 0xfeef_f000, data: 0x41 });
     expect(machine.cpus.map((cpu) => cpu.takeAll())).toEqual([[0x41], [0x41]]);
   });
 
   it('is safe from any address and data', () => {
-    const { router } = bench();
+    const { machine } = bench();
     for (const address of [0, 2 ** 32 + 0xfee0_0000, 2 ** 52 - 1, 0xfeef_ffff]) {
-      for (let data = 0; data < 0x10000; data += 0x101) router.signalMsi({ address, data });
+      for (let data = 0; data < 0x10000; data += 0x101) machine.bus.signalMsi({ address, data });
     }
-    expect(router.signalMsi({ address: 0xfee0_0000, data: 0x41 })).toBe(true);
+    expect(machine.bus.signalMsi({ address: 0xfee0_0000, data: 0x41 })).toBe(true);
   });
 });
 
@@ -109,43 +108,6 @@ it('pulses NMI on every processor that takes it', () => {
   machine.bus.pulseNmi();
   for (const { apic } of cpus) apic.poll();
   expect(cpus.map(({ apic }) => apic.mailbox.takeNmi())).toEqual([false, true]);
-});
-
-it('restores both controllers or none', () => {
-  const { router, route } = bench();
-  route(3, 0x44);
-  const state = router.save();
-  const other = bench().router;
-  const before = other.save();
-  expect(() => other.restore({ ...state, pic: {} })).toThrow(
-    expect.objectContaining({ code: 'TSV_E_STATE' }),
-  );
-  expect(other.save()).toEqual(before);
-  other.restore(structuredClone(state));
-  expect(other.save()).toEqual(state);
-});
-
-it('carries both controllers to another machine in KVM’s structs', () => {
-  const { router, route } = bench();
-  route(9, 0x1_8044, 1);
-  for (const value of [0x30, 4, 1, 0xfd]) router.pic.write(PIC_MASTER + (value === 0x30 ? 0 : 1), 1, value);
-  router.setIrqLine(9, 1);
-  const chips = router.exportIrqchips();
-  const other = bench().router;
-  other.importIrqchips(chips);
-  expect([other.exportIrqchips(), chips.map((chip) => [chip[0], chip.length])]).toEqual([
-    chips,
-    [
-      [0, 520],
-      [1, 520],
-      [2, 520],
-    ],
-  ]);
-  const before = other.save();
-  expect(() => other.importIrqchips(chips.slice(0, 2))).toThrow(
-    expect.objectContaining({ code: 'TSV_E_STATE' }),
-  );
-  expect(other.save()).toEqual(before);
 });
 
 it('is on the bus where a PC has it, with the two cycles that guests cannot make', async () => {

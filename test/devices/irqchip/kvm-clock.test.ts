@@ -105,28 +105,6 @@ it('scales any TSC frequency with 31 bits or more', () => {
   );
 });
 
-describe('state', () => {
-  it('continues in another clock', () => {
-    const [from, to] = [bench(), bench()];
-    from.clock.writeMsr(SYSTEM_TIME, 0x1001n);
-    from.clock.writeMsr(WALL_CLOCK, 0xffff_ffff_ffff_0000n);
-    to.clock.restore(structuredClone(from.clock.save()));
-    expect(to.clock.save()).toEqual(from.clock.save());
-    to.state.tsc = 7n;
-    to.clock.update();
-    expect(to.view.getBigUint64(0x1008, true)).toBe(7n);
-  });
-
-  it('that is refused leaves it as it was', () => {
-    const { clock } = bench();
-    clock.writeMsr(SYSTEM_TIME, 0x1001n);
-    expect(() => clock.restore({ systemTime: [1, 2] })).toThrow(
-      expect.objectContaining({ code: 'TSV_E_STATE' }),
-    );
-    expect(clock.readMsr(SYSTEM_TIME)).toBe(0x1001n);
-  });
-});
-
 it('withstands any addresses and times', () => {
   fc.assert(
     fc.property(

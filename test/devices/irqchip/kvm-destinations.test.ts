@@ -4,7 +4,6 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { exportLapicState } from '../../../src/devices/irqchip/apic-page.ts';
 import { APIC } from '../../../src/devices/irqchip/apic-registers.ts';
-import { InterruptRouter } from '../../../src/devices/irqchip/interrupt-router.ts';
 import * as abi from '../../../src/kvm/abi/index.ts';
 import { KvmVcpu } from '../../../src/kvm/vcpu.ts';
 import { TestVm } from '../../support/kvm.ts';
@@ -54,7 +53,6 @@ it('is who receives it under KVM', () => {
       fc.constantFrom(XAPIC, X2APIC),
       (all, sent, mode) => {
         const machine = new ApicMachine(CPUS);
-        const router = new InterruptRouter(machine.bus);
         all.forEach(({ isPresent, isEnabled, logicalId, model }, index) => {
           const bench = machine.cpus[index];
           if (isEnabled) bench.write(APIC.SPIV, 0x1ff);
@@ -74,7 +72,7 @@ it('is who receives it under KVM', () => {
               const view = new DataView(page.buffer, page.byteOffset);
               return [APIC.IRR, APIC.TMR].map((set) => view.getUint32(set + 0x20, true));
             });
-          expect({ destination, bits, taken: router.signalMsi({ address, data }) }).toEqual({
+          expect({ destination, bits, taken: machine.bus.signalMsi({ address, data }) }).toEqual({
             destination,
             bits,
             taken: theirs,

@@ -164,7 +164,7 @@ function msr(register: number, value: bigint): Step[] {
 function msi(address: number, data: number): Step {
   return {
     name: `MSI 0x${address.toString(16)} 0x${data.toString(16)}`,
-    ours: ({ router }) => router.signalMsi({ address, data }),
+    ours: ({ machine }) => machine.bus.signalMsi({ address, data }),
     theirs: () => kvm.signalMsi(address, data),
   };
 }
