@@ -170,8 +170,16 @@ export const TLB_MODE_ALIGNED = 3;
 export const JUMP_CACHE = TLB + TLB_MODES * TLB_SIZE;
 export const JUMP_ENTRIES = 16384;
 export const JUMP_ENTRY = 16;
+/** Translations of pages of code (decode/code-tables.ts). Entry: i64 linear page, i32 key as in the jump cache, i32 address. */
+export const CODE_TLB = JUMP_CACHE + JUMP_ENTRIES * JUMP_ENTRY;
+export const CODE_TLB_ENTRIES = 1024;
+export const CODE_TLB_ENTRY = 16;
+/** Blocks of 64-bit code (decode/code-tables.ts). Entry: i32 address of the first byte, i32 record. */
+export const BLOCK_TABLE = CODE_TLB + CODE_TLB_ENTRIES * CODE_TLB_ENTRY;
+export const BLOCK_ENTRIES = 65536;
+export const BLOCK_ENTRY = 8;
 /** The run area in kvm_run layout: one page, and one of port data. */
-export const RUN = JUMP_CACHE + JUMP_ENTRIES * JUMP_ENTRY;
+export const RUN = BLOCK_TABLE + BLOCK_ENTRIES * BLOCK_ENTRY;
 export const RUN_SIZE = 0x2000;
 /** Offset of the port data in the run area. */
 export const RUN_PIO_DATA = 0x1000;

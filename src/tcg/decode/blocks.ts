@@ -23,8 +23,8 @@ import type { Mmu } from '../mmu/mmu.ts';
 import { WALK } from '../mmu/walk.ts';
 import type { PhysicalMap } from '../physical.ts';
 import { AVAILABILITIES, availability } from './availability.ts';
-import { type Block, CodePages } from './code-pages.ts';
-import { CROSSING, CROSSING_SIZE, CrossingBlocks } from './crossing-blocks.ts';
+import { type Block, type BlockTail, CodePages } from './code-pages.ts';
+import { CodeTables, TABLE_MODE } from './code-tables.ts';
 import { type CodeWidth, type Decoder, MAX_LENGTH } from './decoder.ts';
 import { HotBlocks } from './hot-blocks.ts';
 import { InvalidationQueue } from './invalidation-queue.ts';
@@ -32,13 +32,9 @@ import { RecordWriter } from './record.ts';
 
 /** Most instructions in a block; R.INDEX is a byte. */
 const MAX_INSTRUCTIONS = 64;
-/** Bytes of the arena for blocks that are kept; behind them are those that cross pages. */
-const KEPT_SIZE = ARENA_SIZE - CROSSING_SIZE;
-/** A link that is to be resolved, and a key that no jump cache entry must have. */
+/** A link that is to be resolved, and one that never is: a jump. */
 const UNRESOLVED = 1;
-const NO_KEY = -1;
-/** Entries of the cache of code pages' translations; a power of two. */
-const CODE_TLB = 256;
+const NO_LINK = 0;
 /** Linear pages that are remembered to have had code. */
 const MOST_TRANSLATED = 0x1_0000;
 const EFER_LMA = 1 << 10;
@@ -64,13 +60,10 @@ export class Blocks {
   /** By mode, then by the address of the first byte: both keys are small integers, which a Map finds fastest. */
   readonly #byMode = Array.from({ length: 8 * AVAILABILITIES }, () => new Map<number, Block>());
   readonly #pages: CodePages;
-  readonly #crossing: CrossingBlocks;
+  readonly #tables: CodeTables;
   readonly #queue: InvalidationQueue;
-  /** Translations of code pages: linear page in halves, privilege and validity, offset in the memory. */
-  readonly #codeTlb = new Float64Array(CODE_TLB * 4);
-  /** Number of the last change of all translations, and of those of pages that are not global. */
-  #globalEpoch = 1;
-  #localEpoch = 1;
+  /** Bytes of an instruction that crosses pages. */
+  readonly #crossing = new Uint8Array(2 * MAX_LENGTH);
   /** Linear pages that were translated since the last change of all translations. */
   readonly #translated = new Set<number>();
   /** Whether supervisor code was found in pages that are not global, since the last change of their translations. */
@@ -106,8 +99,9 @@ export class Blocks {
       Atomics.or(state.words, (state.base + S.ATTENTION) >> 2, ATTENTION_ENGINE);
     });
     this.#queue = new InvalidationQueue(state.words, state.base);
-    this.#crossing = new CrossingBlocks(state, decoder, this.#writer);
-    this.#clearJumpCache();
+    this.#tables = new CodeTables(state);
+    this.#tables.clearBlocks();
+    this.#clearKeyed();
     mmu.onCodeWrite = (host, length) => this.invalidate(host, length);
     mmu.onFlush = (onlyLocal) => this.#forgetTranslations(onlyLocal);
     mmu.onInvalidate = (low, high) => {
@@ -135,22 +129,20 @@ export class Blocks {
 
   #nextKey(): number {
     this.#lastKey = (this.#lastKey + 1) & 0xff_ffff;
-    if (this.#lastKey === 0) this.#clearJumpCache();
+    if (this.#lastKey === 0) this.#clearKeyed();
     return this.#lastKey;
   }
 
-  #clearJumpCache(): void {
+  /** Forgets what has keys. */
+  #clearKeyed(): void {
+    this.#tables.clearTranslations();
     const start = this.#state.base + JUMP_CACHE;
     this.#state.bytes.fill(0xff, start, start + JUMP_ENTRIES * JUMP_ENTRY);
   }
 
   /** Linear addresses translate differently; `onlyLocal`: but for those of global pages. */
   #forgetTranslations(onlyLocal: boolean): void {
-    this.#localEpoch++;
-    if (!onlyLocal) {
-      this.#globalEpoch++;
-      this.#translated.clear();
-    }
+    if (!onlyLocal) this.#translated.clear();
     // A kernel's code is in global pages, user code is not.
     if (!onlyLocal || this.#hasLocalSupervisorCode) this.newKey();
     else {
@@ -189,7 +181,6 @@ export class Blocks {
     const block = this.#find();
     if (block === undefined) return 0;
     if (this.#single && !this.guard.fits(state.view.getUint8(block.record + R.LENGTH))) return 0;
-    if (block.mode === CROSSING) return block.record;
     const { words } = state;
     const low = state.i32(S.RIP);
     const high = state.i32(S.RIP + 4);
@@ -198,10 +189,6 @@ export class Blocks {
     words[entry + 1] = high;
     words[entry + 2] = state.i32(S.CODE_KEY);
     words[entry + 3] = block.record;
-    if (block.entry !== entry) {
-      if (block.entry >= 0) block.hasOtherEntries = true;
-      block.entry = entry;
-    }
     return block.record;
   }
 
@@ -218,9 +205,11 @@ export class Blocks {
     const block = this.#find();
     // A fault is found again, and raised, by the jump that follows.
     if (block === undefined) this.#state.setI32(S.FAULT_VECTOR, -1);
-    else if (block.mode !== CROSSING && flushes === this.statistics.flushes) {
+    else if (flushes === this.statistics.flushes) {
       const link = (pc + (taken === 1 ? R.A : R.B)) >> 2;
-      words[link] = block.record;
+      // Where the next page is depends on more than where this one is.
+      words[link] = block.tail !== undefined ? NO_LINK : block.record;
+      if (block.tail !== undefined) return;
       if (block.links === undefined) block.links = [link];
       else block.links.push(link);
     }
@@ -258,34 +247,46 @@ export class Blocks {
     const host = this.#translate(low, high);
     if (host < 0) return undefined;
     const mode = this.#mode;
-    return this.#byMode[mode].get(host) ?? this.#decode(host, mode, width, low, high);
+    const block = this.#byMode[mode].get(host);
+    if (block === undefined) return this.#decode(host, mode, width, low, high);
+    if (block.tail !== undefined) {
+      const next = this.#translateNext(width, low, high);
+      if (next < 0) return undefined;
+      if (next !== block.tail.host) {
+        this.#pages.remove(block);
+        this.#drop(block);
+        return this.#decode(host, mode, width, low, high);
+      }
+    } else if (mode === TABLE_MODE) this.#tables.keepBlock(host, block.record);
+    return block;
   }
 
   /** Address of the code at a linear address, or -1 with the fault raised. */
   #translate(low: number, high: number): number {
-    const page = low & -PAGE;
-    const entry = ((low >>> 12) & (CODE_TLB - 1)) * 4;
-    const cache = this.#codeTlb;
-    // CPL 0 to 2 and 3 have different rights; nothing else that matters changes without a flush.
-    const isUser = this.#state.cpl === 3 ? 1 : 0;
-    const global = this.#globalEpoch * 4 + 2 + isUser;
-    const local = this.#localEpoch * 4 + isUser;
-    const valid = cache[entry + 2];
-    if (cache[entry] === page && cache[entry + 1] === high && (valid === global || valid === local)) {
-      return cache[entry + 3] + (low & (PAGE - 1));
-    }
+    const key = this.#state.i32(S.CODE_KEY);
+    const known = this.#tables.translation(low, high, key);
+    if (known >= 0) return known;
+    const host = this.#walkNoted(low, high);
+    // The key is another one when there were too many pages.
+    if (host >= 0) this.#tables.keepTranslation(low, high, this.#state.i32(S.CODE_KEY), host);
+    return host;
+  }
+
+  /** Likewise for the first byte of the page behind. It is not kept: the guard was not asked. */
+  #translateNext(width: CodeWidth, low: number, high: number): number {
+    const next = (low | (PAGE - 1)) + 1;
+    return this.#walkNoted(next | 0, width === 64 && next === 0 ? (high + 1) | 0 : high);
+  }
+
+  /** Walks the page tables for code, and remembers that the translation was used. */
+  #walkNoted(low: number, high: number): number {
     const host = this.#walk(low, high);
-    if (host >= 0) {
-      const isGlobal = this.#mmu.walker.global;
-      this.#mmu.noteLarge(low, high);
-      cache[entry] = page;
-      cache[entry + 1] = high;
-      cache[entry + 2] = isGlobal ? global : local;
-      cache[entry + 3] = host - (low & (PAGE - 1));
-      if (this.#translated.size >= MOST_TRANSLATED) this.#forgetTranslations(false);
-      this.#translated.add(pageNumber(low, high));
-      if (!isGlobal && isUser === 0) this.#hasLocalSupervisorCode = true;
-    }
+    if (host < 0) return host;
+    this.#mmu.noteLarge(low, high);
+    const isLocal = !this.#mmu.walker.global;
+    if (this.#translated.size >= MOST_TRANSLATED) this.#forgetTranslations(false);
+    this.#translated.add(pageNumber(low, high));
+    if (isLocal && this.#state.cpl !== 3) this.#hasLocalSupervisorCode = true;
     return host;
   }
 
@@ -313,7 +314,8 @@ export class Blocks {
   }
 
   #decode(host: number, mode: number, width: CodeWidth, low: number, high: number): Block | undefined {
-    if (this.#arena + (MAX_INSTRUCTIONS + 8) * RECORD > this.#state.base + ARENA + KEPT_SIZE) this.flushAll();
+    if (this.#arena + (MAX_INSTRUCTIONS + 8) * RECORD > this.#state.base + ARENA + ARENA_SIZE)
+      this.flushAll();
     const { bytes } = this.#state;
     const pageEnd = host - (host & (PAGE - 1)) + PAGE;
     const limit = this.#single ? 1 : MAX_INSTRUCTIONS;
@@ -330,7 +332,7 @@ export class Blocks {
         // The instruction goes on in the next page: it gets a block of its own.
         if (count > 0) break;
         if (page.count === 0) this.#pages.close(page);
-        return this.#findCrossing(host, mode, width, low, high);
+        return this.#decodeCrossing(host, mode, width, low, high);
       }
       if (length <= 0) {
         writer.invalid(first + count * RECORD, at - host, count, length);
@@ -348,17 +350,18 @@ export class Blocks {
     writer.goto(first + count * RECORD, at - host, count, this.#sameRest(at, host));
     const records = count + 1;
     this.#arena = first + records * RECORD;
+    const length = end - host;
     const block: Block = {
       record: first,
       count: records,
       host,
-      length: end - host,
+      length,
       mode,
-      entry: -1,
-      hasOtherEntries: false,
       links: undefined,
+      tail: undefined,
     };
     this.#byMode[mode].set(host, block);
+    if (mode === TABLE_MODE) this.#tables.keepBlock(host, first);
     this.#pages.add(page, block);
     this.statistics.decoded++;
     return block;
@@ -369,13 +372,39 @@ export class Blocks {
     return at >>> 12 === host >>> 12;
   }
 
-  #findCrossing(host: number, mode: number, width: CodeWidth, low: number, high: number): Block | undefined {
-    const here = PAGE - (host & (PAGE - 1));
-    const nextLow = (low + here) | 0;
-    const nextHigh = width === 64 && nextLow === 0 ? (high + 1) | 0 : high;
-    const next = this.#translate(nextLow, nextHigh);
+  /** An instruction that crosses pages is a block of its own, as long as the same page is behind its first. */
+  #decodeCrossing(
+    host: number,
+    mode: number,
+    width: CodeWidth,
+    low: number,
+    high: number,
+  ): Block | undefined {
+    const next = this.#translateNext(width, low, high);
     if (next < 0) return undefined;
-    return this.#crossing.find(host, here, next, mode, width);
+    const page = this.#pages.open(host >>> 12);
+    const nextPage = this.#pages.open(next >>> 12);
+    const { bytes } = this.#state;
+    const code = this.#crossing;
+    const here = PAGE - (host & (PAGE - 1));
+    for (let i = 0; i < here; i++) code[i] = bytes[host + i];
+    for (let i = here; i < here + MAX_LENGTH; i++) code[i] = bytes[next + i - here];
+    const writer = this.#writer;
+    const record = this.#arena;
+    const decoded = this.#decoder.decode(code, 0, here + MAX_LENGTH, width);
+    if (decoded <= 0) writer.invalid(record, 0, 0, decoded);
+    else writer.write(record, this.#decoder, 0, 0, decoded, width, -1);
+    writer.goto(record + RECORD, Math.max(0, decoded), 1, false);
+    this.#arena = record + 2 * RECORD;
+    const length = decoded > 0 ? decoded : MAX_LENGTH + 1;
+    const tail: BlockTail = { host: next, length: length - here, head: undefined };
+    const block: Block = { record, count: 2, host, length: here, mode, links: undefined, tail };
+    tail.head = block;
+    this.#byMode[mode].set(host, block);
+    this.#pages.add(page, block);
+    this.#pages.add(nextPage, tail);
+    this.statistics.decoded++;
+    return block;
   }
 
   /**
@@ -395,31 +424,30 @@ export class Blocks {
   invalidate(host: number, length: number): void {
     const dropped = this.#pages.take(host, length);
     if (dropped.length === 0) return;
-    let isKeyVoid = false;
-    for (const block of dropped) {
-      this.#byMode[block.mode].delete(block.host);
-      if (this.#unlink(block)) isKeyVoid = true;
-      this.hot.drop(block.record);
-    }
+    for (const block of dropped) this.#drop(block);
     this.statistics.invalidated += dropped.length;
-    if (isKeyVoid) this.newKey();
   }
 
-  /** Makes nothing lead to a block, and the block lead nowhere. @returns whether the jump cache may have more of it */
-  #unlink({ record, count, entry, hasOtherEntries, links }: Block): boolean {
+  /**
+   * Makes nothing lead to a block that is out of its pages, and the block lead nowhere. The jump cache may go on naming it:
+   * its records lead back to a lookup, which replaces the entry.
+   */
+  #drop({ record, count, host, mode, links }: Block): void {
     const { words } = this.#state;
-    // It may be running: its remaining records lead back to a lookup.
+    this.#byMode[mode].delete(host);
+    if (mode === TABLE_MODE) this.#tables.dropBlock(host);
+    // It may be running.
     for (let i = 0; i < count; i++) this.#writer.stale(record + i * RECORD);
-    if (entry >= 0 && words[entry + 3] === record) words[entry + 2] = NO_KEY;
     if (links !== undefined) {
       for (const link of links) if (words[link] === record) words[link] = UNRESOLVED;
     }
-    return hasOtherEntries;
+    this.hot.drop(record);
   }
 
   /** Drops everything. */
   flushAll(): void {
     for (const blocks of this.#byMode) blocks.clear();
+    this.#tables.clearBlocks();
     this.#pages.clear();
     this.hot.clear();
     this.#arena = this.#state.base + ARENA;

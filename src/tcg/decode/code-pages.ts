@@ -25,11 +25,26 @@ export interface Block {
   readonly host: number;
   readonly length: number;
   readonly mode: number;
-  /** Word index of its entry in the jump cache, or -1; the last one if it had several. */
-  entry: number;
-  hasOtherEntries: boolean;
   /** Word indices of the records' fields that link to it. */
   links: number[] | undefined;
+  /** Of an instruction that crosses pages: its bytes in the second page. */
+  readonly tail: BlockTail | undefined;
+}
+
+/** The bytes of a block in the second of its pages. */
+export interface BlockTail {
+  readonly host: number;
+  readonly length: number;
+  /** Given when the block is. */
+  head: Block | undefined;
+}
+
+/** What is made of a page's bytes. */
+type Piece = Block | BlockTail;
+
+/** The block that a piece belongs to. */
+function blockOf(piece: Piece): Block {
+  return 'head' in piece ? piece.head! : piece;
 }
 
 /** A page with blocks. */
@@ -38,7 +53,7 @@ export interface CodePage {
   /** How many blocks. */
   count: number;
   /** The blocks by the 64-byte chunks that they were made of. */
-  readonly chunks: (Block[] | undefined)[];
+  readonly chunks: (Piece[] | undefined)[];
 }
 
 const NONE: readonly Block[] = [];
@@ -110,12 +125,12 @@ export class CodePages {
     if (this.#isOwnBit) Atomics.and(this.#bytes, page.number, ~this.#bit);
   }
 
-  add(page: CodePage, block: Block): void {
+  add(page: CodePage, piece: Piece): void {
     page.count++;
-    for (let chunk = firstChunk(block); chunk <= lastChunk(block); chunk++) {
+    for (let chunk = firstChunk(piece); chunk <= lastChunk(piece); chunk++) {
       const list = page.chunks[chunk];
-      if (list === undefined) page.chunks[chunk] = [block];
-      else list.push(block);
+      if (list === undefined) page.chunks[chunk] = [piece];
+      else list.push(piece);
     }
   }
 
@@ -129,25 +144,33 @@ export class CodePages {
     for (let chunk = first; chunk <= last; chunk++) {
       const list = page.chunks[chunk];
       if (list === undefined) continue;
-      for (const block of list) {
-        if (block.host >= host + length || block.host + block.length <= host) continue;
+      for (const piece of list) {
+        if (piece.host >= host + length || piece.host + piece.length <= host) continue;
+        const block = blockOf(piece);
         if (hit === undefined) hit = [block];
         else if (!hit.includes(block)) hit.push(block);
       }
     }
     if (hit === undefined) return NONE;
-    for (const block of hit) this.#remove(page, block);
-    if (page.count === 0) this.close(page);
+    for (const block of hit) this.remove(block);
     return hit;
   }
 
-  #remove(page: CodePage, block: Block): void {
+  /** Takes out a block. */
+  remove(block: Block): void {
+    this.#removePiece(block);
+    if (block.tail !== undefined) this.#removePiece(block.tail);
+  }
+
+  #removePiece(piece: Piece): void {
+    const page = this.#pages.get(piece.host >>> 12)!;
     page.count--;
-    for (let chunk = firstChunk(block); chunk <= lastChunk(block); chunk++) {
+    for (let chunk = firstChunk(piece); chunk <= lastChunk(piece); chunk++) {
       const list = page.chunks[chunk]!;
       const end = list.pop()!;
-      if (end !== block) list[list.indexOf(block)] = end;
+      if (end !== piece) list[list.indexOf(piece)] = end;
     }
+    if (page.count === 0) this.close(page);
   }
 
   /** Forgets all pages. */
@@ -181,10 +204,10 @@ export class CodePages {
   }
 }
 
-function firstChunk({ host }: Block): number {
+function firstChunk({ host }: Piece): number {
   return (host & (PAGE - 1)) >> CHUNK_SHIFT;
 }
 
-function lastChunk({ host, length }: Block): number {
+function lastChunk({ host, length }: Piece): number {
   return ((host + length - 1) & (PAGE - 1)) >> CHUNK_SHIFT;
 }

@@ -1,7 +1,19 @@
 /** Builds run(): the dispatch loop with its inline handlers, and how blocks end. */
+import { TABLE_MODE } from '../decode/code-tables.ts';
 import { Meaning } from '../emit/meaning.ts';
 import type { Helpers } from '../emit/site.ts';
-import { JUMP_CACHE, JUMP_ENTRIES, R, RECORD, S, STATUS } from '../layout.ts';
+import {
+  BLOCK_ENTRIES,
+  BLOCK_TABLE,
+  CODE_TLB,
+  CODE_TLB_ENTRIES,
+  JUMP_CACHE,
+  JUMP_ENTRIES,
+  R,
+  RECORD,
+  S,
+  STATUS,
+} from '../layout.ts';
 import { CONDITIONS } from '../table/instruction.ts';
 import {
   type Expr,
@@ -15,6 +27,10 @@ import {
 import type { Handler } from './handlers.ts';
 import type { Imports } from './helpers.ts';
 import { FIRST_INLINE, SPECIAL } from './ids.ts';
+
+/** The mode's bits in a key of the jump cache (Blocks.selectKey), and a key that is never current. */
+const KEY_MODE = 0x7e;
+const NO_KEY = -1;
 
 /** Two instructions in one handler. */
 export interface Pair {
@@ -134,26 +150,32 @@ export class RunFunction {
           f.store('i32.store', base, budget, S.BUDGET);
           f.return_(i32(STATUS.PAUSE));
         });
-        const entry = f.let(
-          rip
-            .xor(rip.shr_u(14))
-            .wrap()
-            .and(JUMP_ENTRIES - 1)
-            .shl(4)
-            .add(base),
-        );
+        const entry = f.let(this.#jumpEntry(rip));
+        const key = f.let(load('i32.load', base, S.CODE_KEY));
         f.if_(
           load('i64.load', entry, JUMP_CACHE)
             .eq(rip)
-            .and(load('i32.load', entry, JUMP_CACHE + 8).eq(load('i32.load', base, S.CODE_KEY))),
+            .and(load('i32.load', entry, JUMP_CACHE + 8).eq(key)),
           () => f.set(pc, load('i32.load', entry, JUMP_CACHE + 12)),
           () => {
-            f.set(pc, f.call(this.#imports.lookup));
-            f.if_(pc.eqz(), () => {
-              f.store('i32.store', base, 0, S.PC);
-              f.store('i32.store', base, budget, S.BUDGET);
-              f.return_(i32(STATUS.LEAVE));
-            });
+            f.set(pc, 0);
+            this.#findBlock(pc, rip, key);
+            f.if_(
+              pc,
+              () => {
+                f.store('i64.store', entry, rip, JUMP_CACHE);
+                f.store('i32.store', entry, key, JUMP_CACHE + 8);
+                f.store('i32.store', entry, pc, JUMP_CACHE + 12);
+              },
+              () => {
+                f.set(pc, f.call(this.#imports.lookup));
+                f.if_(pc.eqz(), () => {
+                  f.store('i32.store', base, 0, S.PC);
+                  f.store('i32.store', base, budget, S.BUDGET);
+                  f.return_(i32(STATUS.LEAVE));
+                });
+              },
+            );
           },
         );
         enter();
@@ -163,6 +185,46 @@ export class RunFunction {
       f.return_(i32(STATUS.LEAVE));
     });
     f.unreachable();
+  }
+
+  /** Address of the jump cache's entry for a RIP, less JUMP_CACHE. */
+  #jumpEntry(rip: Expr): Expr {
+    return rip
+      .xor(rip.shr_u(14))
+      .wrap()
+      .and(JUMP_ENTRIES - 1)
+      .shl(4)
+      .add(this.#base);
+  }
+
+  /** Sets `pc` if the tables have the block at rip (decode/code-tables.ts). */
+  #findBlock(pc: Local, rip: Expr, key: Expr): void {
+    const f = this.#f;
+    const translation = f.let(
+      rip
+        .shr_u(12)
+        .wrap()
+        .and(CODE_TLB_ENTRIES - 1)
+        .shl(4)
+        .add(this.#base),
+    );
+    const isKnown = load('i64.load', translation, CODE_TLB)
+      .eq(rip.and(-4096n))
+      .and(load('i32.load', translation, CODE_TLB + 8).eq(key))
+      .and(key.and(KEY_MODE).eq(TABLE_MODE << 1));
+    f.if_(isKnown, () => {
+      const host = f.let(load('i32.load', translation, CODE_TLB + 12).add(rip.wrap().and(0xfff)));
+      const block = f.let(
+        host
+          .xor(host.shr_u(16))
+          .and(BLOCK_ENTRIES - 1)
+          .shl(3)
+          .add(this.#base),
+      );
+      f.if_(load('i32.load', block, BLOCK_TABLE).eq(host), () =>
+        f.set(pc, load('i32.load', block, BLOCK_TABLE + 4)),
+      );
+    });
   }
 
   /** The end of a block at a direct branch: along a link within the page, or by a jump. */
@@ -214,6 +276,8 @@ export class RunFunction {
     if (n === SPECIAL.STALE) {
       f.set(rip, rip.add(load('i32.load16_u', pc, R.OFFSET).wide()));
       f.set(budget, budget.sub(load('i32.load8_u', pc, R.INDEX)));
+      // The jump cache may have led here.
+      f.store('i32.store', this.#jumpEntry(rip), NO_KEY, JUMP_CACHE + 8);
       f.br(this.#jump);
       return;
     }

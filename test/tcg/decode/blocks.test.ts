@@ -147,3 +147,34 @@ test('bytes that a device has written are decoded anew', () => {
   run(t);
   expect([t.cpu.state.gpr(8), t.cpu.state.gpr(9)]).toEqual([1n, 8n]);
 });
+
+test('an instruction from the end of a page to its beginning is dropped by a store to either', () => {
+  const t = new TestCpu();
+  const tables = new PageTableBuilder(t.memory, { start: 0x10000, end: 0x40000 });
+  const { cr3 } = tables.identityMap(0, 4 << 20);
+  const high = 0x4000_0000;
+  // The same page twice in a row.
+  for (const base of [high, high + PAGE]) tables.map(BigInt(base), FUNCTIONS, PAGE);
+  const last = FUNCTIONS + PAGE - 1;
+  const call = `mov ebx, ${high + PAGE - 2}\ncall rbx\n`;
+  const stores = [`mov byte ptr [${FUNCTIONS}], 9`, `mov byte ptr [${last}], 8`];
+  const source = `${call}mov r8d, eax\n${stores[0]}\n${call}mov r9d, eax\n${stores[1]}\n${call}hlt`;
+  t.memory.write(CODE, assemble(source, CODE));
+  t.memory.write(last - 1, Uint8Array.of(0xb8, 1));
+  t.memory.write(FUNCTIONS, Uint8Array.of(2, 0, 0, 0xc3));
+  t.longMode({ cr3: Number(cr3), rip: BigInt(CODE), rsp: BigInt(STACK) });
+  run(t);
+  expect([t.cpu.state.gpr(8), t.cpu.state.gpr(9), t.cpu.state.gpr(0)]).toEqual([0x201n, 0x901n, 0x908n]);
+});
+
+test('a change of address spaces leaves what is decoded', () => {
+  const t = guest(`${callBoth.replace('hlt', '')}\nmov rax, cr3\nmov cr3, rax\nhlt\njmp _start`);
+  define(t, 0, 1);
+  define(t, 0x100, 2);
+  run(t);
+  run(t);
+  const { decoded } = t.cpu.blocks.statistics;
+  for (let i = 0; i < 3; i++) run(t);
+  expect(t.cpu.blocks.statistics.decoded).toBe(decoded);
+  expect([t.cpu.state.gpr(8), t.cpu.state.gpr(9)]).toEqual([1n, 2n]);
+});

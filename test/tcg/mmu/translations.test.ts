@@ -11,13 +11,26 @@ const STACK = 0x9000;
 const LINEAR = 0x4000_0000;
 const PLACES = [0x200000, 0x300000] as const;
 const GLOBAL = 0x100n;
+const LARGE = 0x80n;
 const CR4_PGE = 0x80n;
 /** What is read and called at LINEAR: `mov eax, n; ret`. */
 const contents = (n: number) => Uint8Array.of(0xb8, n, 0, 0, 0, 0xc3);
 const READ = `mov ecx, ${LINEAR}\nmov ebx, [rcx + 1]\ncall rcx\nmov edx, eax\nhlt`;
 
+/** Where the entry of the page at a linear address is, of whatever size. */
+function leaf(t: TestCpu, cr3: number, linear: number): number {
+  let table = cr3;
+  for (const shift of [39, 30, 21, 12]) {
+    const at = table + (Math.floor(linear / 2 ** shift) % 512) * 8;
+    const entry = t.memory.readU64(at);
+    if (shift === 12 || (entry & LARGE) !== 0n) return at;
+    table = Number(entry & ~0xfffn);
+  }
+  throw new Error('no entry');
+}
+
 /** A guest that reads and calls what is at LINEAR, each time it is run, and between these what `between` says. */
-function guest(between: string): { t: TestCpu; entry: number } {
+function guest(between: string): { t: TestCpu; entry: number; code: number } {
   const t = new TestCpu();
   const tables = new PageTableBuilder(t.memory, { start: 0x10000, end: 0x40000 });
   const { cr3 } = tables.identityMap(0, 4 << 20);
@@ -27,12 +40,7 @@ function guest(between: string): { t: TestCpu; entry: number } {
   });
   t.memory.write(CODE, assemble(`${READ}\n${between}\njmp _start`, CODE));
   t.longMode({ cr3: Number(cr3), rip: BigInt(CODE), rsp: BigInt(STACK) });
-  let table = Number(cr3);
-  for (const shift of [39, 30, 21]) {
-    const at = table + (Math.floor(LINEAR / 2 ** shift) % 512) * 8;
-    table = Number(t.memory.readU64(at) & ~0xfffn);
-  }
-  return { t, entry: table + (Math.floor(LINEAR / 4096) % 512) * 8 };
+  return { t, entry: leaf(t, Number(cr3), LINEAR), code: leaf(t, Number(cr3), CODE) };
 }
 
 /** Runs to the next HLT. @returns what was read and what the call gave */
@@ -76,7 +84,8 @@ test.each([
 test('what was found of a global page outlives a write of CR3, and blocks made of it', () => {
   const g = guest(RELOAD);
   g.t.cpu.state.setU64(S.CR4, g.t.cpu.state.u64(S.CR4) | CR4_PGE);
-  g.t.memory.writeU64(g.entry, g.t.memory.readU64(g.entry) | GLOBAL);
+  // A kernel's own code is in global pages.
+  for (const at of [g.entry, g.code]) g.t.memory.writeU64(at, g.t.memory.readU64(at) | GLOBAL);
   expect(run(g.t)).toEqual([1n, 1n]);
   remap(g);
   expect(run(g.t)).toEqual([1n, 1n]);
@@ -85,7 +94,8 @@ test('what was found of a global page outlives a write of CR3, and blocks made o
 test('the bit means nothing without CR4.PGE', () => {
   const g = guest(RELOAD);
   g.t.cpu.state.setU64(S.CR4, g.t.cpu.state.u64(S.CR4) & ~CR4_PGE);
-  g.t.memory.writeU64(g.entry, g.t.memory.readU64(g.entry) | GLOBAL);
+  // A kernel's own code is in global pages.
+  for (const at of [g.entry, g.code]) g.t.memory.writeU64(at, g.t.memory.readU64(at) | GLOBAL);
   expect(run(g.t)).toEqual([1n, 1n]);
   remap(g);
   expect(run(g.t)).toEqual([2n, 2n]);
