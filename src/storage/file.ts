@@ -31,6 +31,7 @@ export class ImageFile implements AsyncDisposable {
   /** Device and inode: the same for two paths to one file. */
   readonly identity: string;
   readonly #handle: FileHandle;
+  readonly #isRegular: boolean;
   /** Bytes the file has, as far as this process knows. */
   #length: number;
   #syncFailure: TsvError | undefined;
@@ -41,6 +42,7 @@ export class ImageFile implements AsyncDisposable {
     this.readOnly = readOnly;
     this.identity = `${stats.dev}:${stats.ino}`;
     this.#handle = handle;
+    this.#isRegular = stats.isFile();
     this.#length = length;
   }
 
@@ -101,12 +103,16 @@ export class ImageFile implements AsyncDisposable {
   /**
    * Makes everything written durable (fdatasync). Once it has failed it fails for ever: the kernel may have thrown away
    * what it could not write, and would say nothing the next time.
+   * @throws TSV_E_DISK_IO, TSV_E_DISK_FULL; also when something has cut the file off
    */
   async sync(): Promise<void> {
     if (this.readOnly) return;
     if (this.#syncFailure !== undefined) throw this.#syncFailure;
     try {
       await this.#handle.datasync();
+      if (this.#isRegular && (await this.#handle.stat()).size < this.#length) {
+        throw truncatedError(this.path, this.#length);
+      }
     } catch (cause) {
       this.#syncFailure = hostFileError(this.path, 'flushing', cause);
       throw this.#syncFailure;

@@ -83,6 +83,16 @@ describe('a raw disk', () => {
     await disk.read(0, [Buffer.alloc(1 << 15)]);
   });
 
+  it('does not say that all is there when its file has been cut off', async () => {
+    const path = newPath();
+    writeFileSync(path, pattern(1 << 16, 6));
+    await using disk = await openDisk(path);
+    await disk.flush();
+    truncateSync(path, 512);
+    await disk.write(1 << 15, [Buffer.alloc(512)]);
+    for (const _ of [1, 2]) await expect(disk.flush()).rejects.toMatchObject({ code: 'TSV_E_DISK_IO' });
+  });
+
   it('refuses what lies outside, and writing when read-only', async () => {
     const path = newPath();
     await createRaw(path, 4096);
