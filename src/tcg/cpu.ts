@@ -106,10 +106,11 @@ export class Cpu {
     });
   }
 
-  /** Gives it other CPUID features. It must not have run yet: what is decoded stays decoded. */
+  /** Gives it other CPUID features. */
   setFeatures(hasFeature: (feature: string) => boolean): void {
     this.hasFeature = hasFeature;
     this.#decoder.configure(hasFeature);
+    this.blocks.flushAll();
   }
 
   /** RFLAGS with the arithmetic flags. */

@@ -75,8 +75,17 @@ export class MemorySlots {
     Atomics.add(this.#words, VERSION, 1);
   }
 
-  /** All slots. */
+  /** All slots, as they are together at one moment. */
   read(): MemorySlot[] {
+    for (;;) {
+      const { version } = this;
+      const slots = this.#read();
+      // Otherwise one may have gone, and another come in its place, while its fields were read.
+      if (this.version === version) return slots;
+    }
+  }
+
+  #read(): MemorySlot[] {
     const words = this.#words;
     const slots: MemorySlot[] = [];
     for (let index = 0; index < MOST; index++) {

@@ -111,6 +111,15 @@ test('an x87 store to a device pops once', () => {
 });
 
 describe('instructions that are not there', () => {
+  test('raise #UD also where they were decoded before the feature went', () => {
+    const guest = new BareGuest('popcnt eax, ebx\nhlt');
+    const before = guest.run();
+
+    guest.cpu.setFeatures((feature) => feature !== 'popcnt');
+
+    expect([before, guest.restart().run()]).toEqual(['halt', VECTOR.UD]);
+  });
+
   test('are told of once for each opcode, UD2 never', () => {
     const guest = new BareGuest('.byte 0x0f, 0x04\nhlt');
     const told: string[] = [];
