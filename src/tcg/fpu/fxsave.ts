@@ -116,8 +116,10 @@ function saveMxcsr(state: FxState, view: DataView, offset: number): void {
   view.setUint32(offset + MXCSR_MASK_FIELD, MXCSR_MASK, true);
 }
 
-function mxcsrValid(view: DataView, offset: number): boolean {
-  return (view.getUint32(offset + MXCSR, true) & ~MXCSR_MASK) === 0;
+/** An image's MXCSR, read once: another vCPU may write to it. @returns undefined where reserved bits are set */
+function mxcsrOf(view: DataView, offset: number): number | undefined {
+  const mxcsr = view.getUint32(offset + MXCSR, true);
+  return (mxcsr & ~MXCSR_MASK) === 0 ? mxcsr : undefined;
 }
 
 /**
@@ -135,9 +137,10 @@ export function fxsave(state: FxState, view: DataView, offset: number, form: FxF
  * @returns false for reserved bits in MXCSR, which raise #GP(0); nothing is changed then
  */
 export function fxrstor(state: FxState, view: DataView, offset: number, form: FxForm): boolean {
-  if (!mxcsrValid(view, offset)) return false;
+  const mxcsr = mxcsrOf(view, offset);
+  if (mxcsr === undefined) return false;
   loadX87(state, view, offset, form);
-  state.mxcsr = view.getUint32(offset + MXCSR, true);
+  state.mxcsr = mxcsr;
   loadXmm(state, view, offset, form);
   return true;
 }
@@ -173,12 +176,13 @@ export function xrstor(
   // XCOMP_BV: the compacted format is not offered. The eight bytes behind it are reserved as well.
   for (let i = 0; i < 16; i += 4) if (view.getUint32(offset + HEADER_RESERVED + i, true) !== 0) return false;
   const withMxcsr = (requested & (XFEATURE.SSE | XFEATURE.AVX)) !== 0;
-  if (withMxcsr && !mxcsrValid(view, offset)) return false;
+  const mxcsr = withMxcsr ? mxcsrOf(view, offset) : state.mxcsr;
+  if (mxcsr === undefined) return false;
   if ((requested & XFEATURE.X87) !== 0) {
     if ((present & XFEATURE.X87) !== 0) loadX87(state, view, offset, form);
     else initializeX87(state);
   }
-  if (withMxcsr) state.mxcsr = view.getUint32(offset + MXCSR, true);
+  state.mxcsr = mxcsr;
   if ((requested & XFEATURE.SSE) !== 0) {
     if ((present & XFEATURE.SSE) !== 0) loadXmm(state, view, offset, form);
     else state.xmm.fill(0, 0, form.longMode ? 64 : 32);
