@@ -306,6 +306,7 @@ export class TcgVcpu implements EngineVcpu {
     sregs.apic_base = this.apic.apicBase;
     this.apic.init();
     this.cpu.system.events.reset();
+    this.cpu.system.debug.reset();
     setSregs(this.cpu, sregs);
     setRegs(this.cpu, regs);
     this.mpState = bsp ? MP_STATE.RUNNABLE : MP_STATE.INIT_RECEIVED;

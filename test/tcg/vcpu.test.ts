@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import { SharedTime } from '../../src/devices/shared-time.ts';
 import { KVM_EXIT_IO } from '../../src/kvm/abi/constants.ts';
-import { KVM_RUN_EXIT_REASON } from '../../src/kvm/abi/run.ts';
+import { KVM_RUN_EXIT_REASON, KVM_RUN_IMMEDIATE_EXIT } from '../../src/kvm/abi/run.ts';
 import { allocateRam } from '../../src/memory/allocate.ts';
 import { RUN_PIO_DATA, S } from '../../src/tcg/layout.ts';
 import { openVcpu, type TcgVcpu } from '../../src/tcg/vcpu.ts';
@@ -104,4 +104,23 @@ it('traces an instruction that waits for a device once, with what it has read', 
     'insn 0x2001 e480 in rax=0x7',
     'insn 0x2003 e681 out',
   ]);
+});
+
+it('resets the debug registers with INIT, and keeps the x87 registers', () => {
+  const vcpu = vcpuAt(
+    'mov eax, 0x5000; mov dr0, eax; mov eax, 2; mov dr7, eax; fld1; out 0x80, al',
+    new SharedTime(),
+  );
+  runToOutput(vcpu);
+  const before = vcpu.get('debugregs');
+  const { fpr } = vcpu.get('fpu');
+
+  vcpu.mailbox.postInit();
+  vcpu.run[KVM_RUN_IMMEDIATE_EXIT] = 1;
+  vcpu.enter();
+
+  expect([before.db[0], before.dr7]).toEqual([0x5000n, 0x402n]);
+  expect(vcpu.get('debugregs')).toEqual({ db: [0n, 0n, 0n, 0n], dr6: 0xffff0ff0n, dr7: 0x400n, flags: 0n });
+  expect(vcpu.get('fpu').fpr).toEqual(fpr);
+  expect(vcpu.get('regs').rip).toBe(0xfff0n);
 });

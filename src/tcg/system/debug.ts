@@ -41,6 +41,17 @@ export class DebugRegisters implements DataBreakpoints {
 
   constructor(cpu: Cpu) {
     this.#cpu = cpu;
+    this.reset();
+  }
+
+  /** As after power-on or INIT (SDM vol. 3A table 10-1). */
+  reset(): void {
+    const { state } = this.#cpu;
+    for (let i = 0; i < 4; i++) state.setU64(S.DR + i * 8, 0n);
+    state.setU64(S.DR + 6 * 8, DR6.FIXED);
+    state.setU64(S.DR + 7 * 8, DR7.FIXED);
+    this.#hits = 0;
+    this.update();
   }
 
   #get(number: number): bigint {

@@ -24,6 +24,12 @@ const HANDLER = `
 
 export const DEBUGGING: readonly GuestCase[] = [
   {
+    name: 'what the debug registers hold after a reset',
+    mode: 'long64',
+    source: long64('mov rax, dr0; hex rax; mov rax, dr6; hex rax; mov rax, dr7; hex rax'),
+    output: '0 ffff0ff0 400 .',
+  },
+  {
     name: 'a single step after each instruction',
     mode: 'long64',
     source: long64(`${HANDLER}
