@@ -1,6 +1,8 @@
 /** `npm run bench [-- NAME...] [--json] [--quick]`: runs the benchmarks named, or all, and prints their tables. */
 import { parseArgs } from 'node:util';
 import { boot } from './boot.mjs';
+import { debian } from './debian.mjs';
+import { disk } from './disk.mjs';
 import { exits } from './exits.mjs';
 import { handover } from './handover.mjs';
 import { describeHost } from './lib/host.mjs';
@@ -9,8 +11,9 @@ import { loops } from './loops.mjs';
 import { memory } from './memory.mjs';
 import { serial } from './serial.mjs';
 import { startup } from './startup.mjs';
+import { virtio } from './virtio.mjs';
 
-const BENCHMARKS = { exits, handover, serial, startup, memory, loops, boot };
+const BENCHMARKS = { exits, handover, serial, startup, memory, loops, boot, disk, debian, virtio };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

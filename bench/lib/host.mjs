@@ -39,13 +39,14 @@ export function findQemu() {
 
 /**
  * Compiles a C program of this directory.
+ * @param options of the compiler, beside those that all have
  * @returns the path of the executable, or undefined when there is no compiler
  */
-export function compile(source) {
+export function compile(source, ...options) {
   if (versionOf(COMPILER) === undefined) return undefined;
   const output = temporary(source.replace(/\.c$/, ''));
   const input = fileURLToPath(new URL(`../${source}`, import.meta.url));
-  execFileSync(COMPILER, ['-O2', '-pthread', '-o', output, input], {
+  execFileSync(COMPILER, ['-O2', '-pthread', ...options, '-o', output, input], {
     stdio: ['ignore', 'inherit', 'inherit'],
   });
   return output;

@@ -18,7 +18,8 @@ export const MEMORY_MIB = 256;
  * The CPU that `tsvisor run` gives guests under tcg, as far as QEMU's tcg has it. The model is an Atom that needs no
  * defences against speculative execution: neither boots with page-table isolation or retpolines.
  */
-const QEMU_CPU = 'Nehalem,family=6,model=28,stepping=10,-spec-ctrl,+rdtscp,+erms,+fsgsbase,+smep,+pdpe1gb';
+export const QEMU_CPU =
+  'Nehalem,family=6,model=28,stepping=10,-spec-ctrl,+rdtscp,+erms,+fsgsbase,+smep,+pdpe1gb';
 
 /**
  * With ACPI this machine's Linux finds nothing to measure the processor's speed with and stops; without it there are the

@@ -91,17 +91,19 @@ export function start([program, ...args], watch = {}) {
 
 /**
  * Starts a program and waits for a text in its output.
+ * @param watch called with the process id and the standard output so far whenever there is more of it
  * @returns what {@link start} does; `seen`: when the text came, ms from the start; `output()`: its standard output so far
  */
-export function startUntil(command, text) {
+export function startUntil(command, text, watch = () => {}) {
   const outputs = { stdout: '', stderr: '' };
   let child;
   const seen = new Promise((resolve, reject) => {
-    const watch = (name) => (data, at) => {
+    const take = (name) => (data, at) => {
       outputs[name] += data.toString('latin1');
+      if (name === 'stdout') watch(child.pid, outputs.stdout);
       if (outputs[name].includes(text)) resolve(at);
     };
-    child = start(command, { stdout: watch('stdout'), stderr: watch('stderr') });
+    child = start(command, { stdout: take('stdout'), stderr: take('stderr') });
     child.ended.then(({ status }) => {
       const last = (outputs.stdout + outputs.stderr).trim().split('\n').slice(-3).join('\n');
       reject(new Error(`${command[0]} ended with status ${status} before it printed "${text}": ${last}`));
