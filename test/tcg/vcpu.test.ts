@@ -15,15 +15,22 @@ const CODE = 0x2000;
 const APIC_ENABLED = 'mov dword ptr [0xfee000f0], 0x1ff';
 const DIVIDE = { by1: 0xb, by128: 0xa } as const;
 
+interface Options {
+  time?: SharedTime;
+  /** Where a trace of instructions goes, and what is logged. */
+  trace?: string[];
+  log?: string[];
+}
+
 /** A vCPU at a program in 32-bit protected mode, whose output to a port is an exit. */
-function vcpuAt(source: string, time: SharedTime, lines?: string[]): TcgVcpu {
+function vcpuAt(source: string, { time = new SharedTime(), trace, log }: Options = {}): TcgVcpu {
   const memory = allocateRam({ size: 2 << 20, reserve: TcgVm.reserve(1) });
   const vm = TcgVm.create({ memory, irqchip: 'kernel', pit: false, time }, 1);
   const tracer = {
-    has: (topic: TraceTopic) => lines !== undefined && topic === 'insn',
-    add: (line: string) => lines?.push(line),
+    has: (topic: TraceTopic) => trace !== undefined && topic === 'insn',
+    add: (line: string) => trace?.push(line),
   };
-  const vcpu = openVcpu(vm.vcpuPort(0), { tracer, log() {} }) as TcgVcpu;
+  const vcpu = openVcpu(vm.vcpuPort(0), { tracer, log: (_, text) => log?.push(text) }) as TcgVcpu;
   vcpu.set('cpuid', vm.supportedCpuid());
   memory.write(CODE, assemble(`.code32\n${source}`, CODE));
   const { regs, sregs } = protectedModeEntry({
@@ -53,7 +60,7 @@ it('keeps virtual time whole when the guest divides the timer differently while 
     mov dword ptr [0xfee003e0], ${DIVIDE.by1}
     1: rdtsc; test dword ptr [0xfee00210], 1; jz 1b
     out 0x80, al`,
-    time,
+    { time },
   );
 
   runToOutput(vcpu);
@@ -74,7 +81,7 @@ it('fires the TSC deadline timer when the guest moves its TSC past the deadline'
     mov ecx, 10; 1: dec ecx; jnz 1b
     mov eax, [0xfee00210]
     out 0x80, al`,
-    time,
+    { time },
   );
 
   runToOutput(vcpu);
@@ -83,7 +90,7 @@ it('fires the TSC deadline timer when the guest moves its TSC past the deadline'
 });
 
 it('comes back from a long string instruction, for what is due meanwhile', () => {
-  const vcpu = vcpuAt('cld; mov ecx, 0x1f0000; rep lodsb', new SharedTime());
+  const vcpu = vcpuAt('cld; mov ecx, 0x1f0000; rep lodsb');
   vcpu.mailbox.takeWake();
 
   vcpu.cpu.run(1000);
@@ -93,7 +100,7 @@ it('comes back from a long string instruction, for what is due meanwhile', () =>
 
 it('traces an instruction that waits for a device once, with what it has read', () => {
   const lines: string[] = [];
-  const vcpu = vcpuAt('inc ebx; in al, 0x80; out 0x81, al; out 0x82, al', new SharedTime(), lines);
+  const vcpu = vcpuAt('inc ebx; in al, 0x80; out 0x81, al; out 0x82, al', { trace: lines });
 
   runToOutput(vcpu);
   vcpu.run[RUN_PIO_DATA] = 7;
@@ -107,10 +114,7 @@ it('traces an instruction that waits for a device once, with what it has read', 
 });
 
 it('resets the debug registers with INIT, and keeps the x87 registers', () => {
-  const vcpu = vcpuAt(
-    'mov eax, 0x5000; mov dr0, eax; mov eax, 2; mov dr7, eax; fld1; out 0x80, al',
-    new SharedTime(),
-  );
+  const vcpu = vcpuAt('mov eax, 0x5000; mov dr0, eax; mov eax, 2; mov dr7, eax; fld1; out 0x80, al');
   runToOutput(vcpu);
   const before = vcpu.get('debugregs');
   const { fpr } = vcpu.get('fpu');
@@ -123,4 +127,20 @@ it('resets the debug registers with INIT, and keeps the x87 registers', () => {
   expect(vcpu.get('debugregs')).toEqual({ db: [0n, 0n, 0n, 0n], dr6: 0xffff0ff0n, dr7: 0x400n, flags: 0n });
   expect(vcpu.get('fpu').fpr).toEqual(fpr);
   expect(vcpu.get('regs').rip).toBe(0xfff0n);
+});
+
+it('says once in the log which instruction it does not have', () => {
+  const said: string[] = [];
+  const handler = 'handler: pop eax; add eax, 3; push eax; iretd';
+  const vcpu = vcpuAt(
+    `mov word ptr [0x6030], offset handler; mov word ptr [0x6032], 0x10; mov dword ptr [0x6034], 0x8e00
+    lidt [idt]; .byte 0x0f, 0x04, 0xc0; .byte 0x0f, 0x04, 0xc0; out 0x80, al
+    ${handler}
+    idt: .word 0x7f; .long 0x6000`,
+    { log: said },
+  );
+
+  runToOutput(vcpu);
+
+  expect(said).toEqual([expect.stringMatching(/^vCPU 0: no such instruction at 0x[0-9a-f]+: 0f04c00f04c0/)]);
 });
