@@ -3,7 +3,8 @@
 /**
  * Shell commands that move the script to the console that the kernel command line names last. The kernel could not open
  * it before its driver was loaded, and it may come a moment after its driver: a virtio console with several ports is
- * told about them by messages (virtio 1.2 section 5.3.6).
+ * told about them by messages (virtio 1.2 section 5.3.6). It is opened once and stays open, or what was typed early would
+ * be lost when it is closed; without `command` a console that cannot be opened would end the script.
  */
 export const OPEN_CONSOLE = `console=
 set -f
@@ -20,7 +21,7 @@ case $console in
     done
     ;;
 esac
-if (: <>/dev/console) 2>/dev/null; then exec <>/dev/console >&0 2>&0; fi`;
+command exec 3<>/dev/console && exec <&3 >&3 2>&3 3>&-`;
 
 /**
  * Shell commands that give ports of a virtio console their names in /dev/virtio-ports, as udev does elsewhere. Ports and

@@ -23,7 +23,7 @@ export class OnTerminal {
   /** @param command what to run; tsvisor with these arguments when it is a list of options */
   constructor(args: readonly string[], command: readonly string[] = [process.execPath, MAIN]) {
     this.#cli = new RunningCli('python3', [HELPER, ...command, ...args], {
-      stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
+      stdio: ['pipe', 'pipe', 'pipe', 'pipe', 'pipe'],
     });
     let rest = '';
     (this.#cli.child.stdio[3] as Readable).setEncoding('utf8').on('data', (text: string) => {
@@ -40,6 +40,11 @@ export class OnTerminal {
   /** Types at the terminal. */
   type(text: string): void {
     (this.#cli.child.stdin as Writable).write(text, 'latin1');
+  }
+
+  /** Gives the terminal a size. */
+  resize(columns: number, rows: number): void {
+    (this.#cli.child.stdio[4] as Writable).write(`${columns} ${rows}\n`);
   }
 
   /** Waits until the screen shows something. */
