@@ -82,6 +82,7 @@ export function addPmem(vm: Vm): MachinePmem {
     const device = new VirtioPmem({ name: `virtio-pmem${i}`, gpa, memory, readOnly, release });
     if (readOnly) vm.addDevice(new PmemWriteGuard(device), { mmio: [{ base: gpa, size }] });
     vm.engine.mapMemory(gpa, memory, { readonly: readOnly });
+    vm.memory.attach({ gpa, bytes: memory, readOnly });
     return device;
   });
   return {

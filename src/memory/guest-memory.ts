@@ -33,6 +33,13 @@ export interface SharedGuestMemory {
   readonly regions: readonly RamRegion[];
 }
 
+/** Memory that a machine got besides its RAM. */
+export interface AttachedMemory {
+  readonly gpa: number;
+  readonly bytes: Uint8Array;
+  readonly readOnly: boolean;
+}
+
 interface View extends RamRegion {
   readonly end: number;
   readonly bytes: Uint8Array;
@@ -53,6 +60,7 @@ export class GuestMemory {
    */
   onWrite: ((gpa: number, length: number) => void) | undefined;
   readonly #views: readonly View[];
+  readonly #attached: AttachedMemory[] = [];
   #last: View;
 
   constructor(shared: SharedGuestMemory) {
@@ -97,6 +105,35 @@ export class GuestMemory {
     const view = this.#view(gpa, length);
     const start = gpa - view.gpa;
     return view.bytes.subarray(start, start + length);
+  }
+
+  /**
+   * Adds what the engine has mapped besides RAM (EngineVm.mapMemory) for devices: guests give them addresses there when
+   * they map files of persistent memory. All else here is about RAM alone.
+   */
+  attach(memory: AttachedMemory): void {
+    this.#attached.push(memory);
+  }
+
+  /**
+   * Live views for a device that reads, or writes, a range that a guest gave it. Whoever writes says so with {@link wrote}.
+   * @returns undefined unless all of it lies in RAM, or in one attached memory that may be used so
+   */
+  dma(gpa: number, length: number, isWrite: boolean): Uint8Array[] | undefined {
+    const view = this.#find(gpa);
+    if (view !== undefined && length >= 0 && gpa + length <= view.end) {
+      return [view.bytes.subarray(gpa - view.gpa, gpa - view.gpa + length)];
+    }
+    if (this.contains(gpa, length)) {
+      const pieces: Uint8Array[] = [];
+      this.#each(gpa, length, (piece) => pieces.push(piece));
+      return pieces;
+    }
+    const attached = this.#attached.find(
+      (memory) => gpa >= memory.gpa && length >= 0 && gpa + length <= memory.gpa + memory.bytes.length,
+    );
+    if (attached === undefined || (isWrite && attached.readOnly)) return undefined;
+    return [attached.bytes.subarray(gpa - attached.gpa, gpa - attached.gpa + length)];
   }
 
   /** Bytes were changed through a live view: see {@link onWrite}. */

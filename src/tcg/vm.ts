@@ -118,7 +118,13 @@ export class TcgVm implements EngineVm {
     const { regions } = config.memory;
     this.#spare = Math.max(...regions.map(({ offset, size }) => offset + size));
     if (config.dirtyLog) this.#dirtyLog = new DirtyLog(this.#memory as HostMemory, config.memory.regions);
-    const watch = new CodeWatch(this.#memory as HostMemory, config.memory.regions, cpus);
+    const watch = new CodeWatch(
+      this.#memory as HostMemory,
+      config.memory.regions,
+      cpus,
+      undefined,
+      this.#slots,
+    );
     config.memory.onWrite = (gpa, length) => watch.wroteGuest(gpa, length);
   }
 

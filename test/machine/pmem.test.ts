@@ -7,6 +7,7 @@ import { openDisk, Vm } from '../../src/index.ts';
 import type { PmemConfig } from '../../src/machine/pmem.ts';
 import { assemble } from '../support/assemble.ts';
 import { ENGINES } from '../support/engines.ts';
+import { RecordingDevice } from '../support/guests.ts';
 
 const MIB = 2 ** 20;
 /** Where a machine with little RAM has the first image, and the second: at whole 128 MiB. */
@@ -95,6 +96,35 @@ describe.each(ENGINES)('%s', (accel) => {
 
     expect([...vm.memory.read(RESULT, 3)]).toEqual([0x33, 0x44, 0x22]);
     expect(readFileSync(path).every((byte) => byte === 0x22)).toBe(true);
+  });
+
+  it('can be the target of a device, unless it is read-only', async () => {
+    const paths = [image('target', 0x88), image('no-target', 0x99)];
+    const code = 0x2000;
+    await using vm = await create(
+      `mov dword ptr [r8 + ${code}], 0xc333b0; lea rax, [r8 + ${code}]; call rax; mov [${RESULT}], al; out 0x99, al
+       lea rax, [r8 + ${code}]; call rax; mov [${RESULT} + 1], al`,
+      [{ ...(await open(paths[0])), overlay: true }, await open(paths[1])],
+    );
+    const seen: (number[][] | undefined)[] = [];
+    const look = (gpa: number, length: number, isWrite: boolean) =>
+      seen.push(vm.memory.dma(gpa, length, isWrite)?.map((view) => [...view]));
+    const device = new RecordingDevice();
+    device.write = () => {
+      const [code33] = vm.memory.dma(FIRST + code, 2, true)!;
+      code33[1] = 0x55;
+      vm.memory.wrote(FIRST + code, 2);
+      look(SECOND, 4, true);
+      look(SECOND, 2, false);
+      look(FIRST + 4 * MIB - 1, 2, true);
+      look(FIRST - 1, 2, false);
+    };
+    vm.addDevice(device, { pio: [{ base: 0x99, size: 1 }] });
+
+    await run(vm);
+
+    expect([...vm.memory.read(RESULT, 2)]).toEqual([0x33, 0x55]);
+    expect(seen).toEqual([undefined, [[0x99, 0x99]], undefined, undefined]);
   });
 
   it('is not harmed by a file that is cut off while it runs', async () => {

@@ -7,6 +7,7 @@
  */
 import type { HostMemory, RamRegion } from '../../memory/guest-memory.ts';
 import { areaBase, codeBit, ENGINE, PAGE, PAGE_CLEAN, PAGE_CODE } from '../layout.ts';
+import type { MemorySlots } from '../memory-slots.ts';
 import { PhysicalMap } from '../physical.ts';
 import { InvalidationQueue } from './invalidation-queue.ts';
 
@@ -21,12 +22,19 @@ export class CodeWatch {
    * @param memory the memory with the engine's areas and guest RAM
    * @param vcpus how many vCPUs the machine has
    * @param except index of a vCPU that need not be told: the one that stores
+   * @param slots memory besides RAM that {@link wroteGuest} may be told of
    */
-  constructor(memory: HostMemory, regions: readonly RamRegion[], vcpus: number, except?: number) {
+  constructor(
+    memory: HostMemory,
+    regions: readonly RamRegion[],
+    vcpus: number,
+    except?: number,
+    slots?: MemorySlots,
+  ) {
     this.#bytes = new Uint8Array(memory.buffer);
     const words = new Int32Array(memory.buffer);
     this.#words = words;
-    this.#map = new PhysicalMap(regions);
+    this.#map = new PhysicalMap(regions, slots);
     this.#queues = Array.from({ length: vcpus }, (_, index) => ({
       bit: index === except ? 0 : codeBit(index),
       queue: new InvalidationQueue(words, areaBase(index)),
@@ -52,8 +60,9 @@ export class CodeWatch {
     }
   }
 
-  /** Like {@link wrote}, by guest-physical address; what is not RAM is passed over. */
+  /** Like {@link wrote}, by guest-physical address; where there is no memory it is passed over. */
   wroteGuest(gpa: number, length: number): void {
+    this.#map.update();
     for (let done = 0; done < length; ) {
       const at = gpa + done;
       const piece = Math.min(length - done, PAGE - (at % PAGE));

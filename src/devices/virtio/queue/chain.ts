@@ -2,7 +2,7 @@
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
 import { DESC_F, DESC_SIZE } from '../abi.ts';
 import type { Chain } from '../virtio-device.ts';
-import { RingArea, ramViews } from './ring-area.ts';
+import { RingArea } from './ring-area.ts';
 
 /** The driver broke a rule of the rings; the message says which. */
 export class RingError extends Error {
@@ -45,13 +45,14 @@ export class DescriptorChain implements Chain {
       throw new RingError('a chain describes more than 4 GiB');
     }
     // Also for an empty buffer the address must make sense.
-    if (!this.#memory.contains(gpa, length)) {
+    const pieces = this.#memory.dma(gpa, length, isWritable);
+    if (pieces === undefined) {
       throw new RingError(`a descriptor points at 0x${gpa.toString(16)}+0x${length.toString(16)}, not RAM`);
     }
     this.#segments.push({ gpa, length, isWritable });
     if (length === 0) return;
     const views = isWritable ? this.writable : this.readable;
-    for (const view of ramViews(this.#memory, gpa, length)) views.push(view);
+    for (const piece of pieces) views.push(piece);
     if (isWritable) this.writableLength += length;
     else this.readableLength += length;
   }

@@ -31,8 +31,9 @@ export class RingArea {
    */
   static at(memory: GuestMemory, gpa: number, length: number, alignment: number): RingArea | undefined {
     if (gpa % alignment !== 0 || !memory.contains(gpa, length)) return undefined;
+    const views = memory.dma(gpa, length, true) ?? [];
     const pieces: Piece[] = [];
-    for (const view of ramViews(memory, gpa, length)) {
+    for (const view of views) {
       const start = pieces.at(-1)?.end ?? 0;
       const { buffer, byteOffset } = view;
       pieces.push({
@@ -73,15 +74,4 @@ export class RingArea {
     this.#last = this.#pieces.find(({ start, end }) => offset >= start && offset < end)!;
     return this.#last;
   }
-}
-
-/** Live views of a range that is known to be RAM, one for each region it touches. */
-export function ramViews(memory: GuestMemory, gpa: number, length: number): Uint8Array[] {
-  const views: Uint8Array[] = [];
-  for (const region of memory.regions) {
-    const start = Math.max(gpa, region.gpa);
-    const end = Math.min(gpa + length, region.gpa + region.size);
-    if (start < end) views.push(memory.bytes(start, end - start));
-  }
-  return views;
 }
