@@ -57,6 +57,7 @@ export function assembleDriver(plan: GuestPlan): Uint8Array {
     ROUNDS: rounds,
     WINDOW: plan.window ? 1 : 0,
     MOVE: plan.move ? 1 : 0,
+    MARKS: 0,
   };
   const sets = Object.entries(parameters).map(([name, value]) => `.set ${name}, ${value}`);
   return assemble(`${sets.join('\n')}\n${SOURCE}`, 0x100000);
