@@ -79,6 +79,7 @@ export class BoardBench {
         timeScale,
         irqchip: 'kernel',
         disks: [],
+        pmem: [],
         virtio: [],
         rng: false,
       },
