@@ -13,7 +13,7 @@ export const TSC_KHZ = 1_000_000;
 export const SIGNATURE = 0x0001_06ca;
 
 /** Every feature whose instructions and registers are there, by the names of src/vcpu/cpuid/features.ts. */
-export const TCG_FEATURES: readonly string[] = [
+const TCG_FEATURES: readonly string[] = [
   'fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 ht',
   'pni ssse3 cx16 sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline_timer hypervisor',
   'pclmulqdq aes xsave rdrand',

@@ -1,5 +1,5 @@
 /**
- * How a vCPU starts: registers and segments for each boot protocol. Pure functions; what they point to (GDT, page
+ * How a vCPU starts: registers and segments for each mode. Pure functions; what they point to (GDT, page
  * tables, boot data) the caller has put into guest memory.
  */
 import type { GuestMemory } from '../memory/guest-memory.ts';
@@ -63,9 +63,6 @@ export const RFLAGS_RESET = 0x2n;
 /** IA32_APIC_BASE: the default address with the APIC enabled (SDM vol. 3A 11.4.4). */
 const APIC_BASE = 0xfee0_0800n;
 const APIC_BASE_BSP = 1n << 8n;
-
-/** EAX of the multiboot protocol (Multiboot specification 0.6.96, section 3.2). */
-export const MULTIBOOT_BOOTLOADER_MAGIC = 0x2bad_b002n;
 
 /** Selectors of the boot GDT, as Linux's boot protocol wants them (Documentation/arch/x86/boot.rst). */
 export const BOOT_CS = 0x10;
@@ -190,53 +187,6 @@ export function longModeEntry(options: {
   });
   state.regs.rip = entry;
   state.regs.rsp = stack;
-  return state;
-}
-
-/**
- * The 64-bit boot protocol (Documentation/arch/x86/boot.rst, section "64-bit Boot Protocol"): RSI points to
- * boot_params; the page tables identity-map kernel, boot_params and command line.
- */
-export function linux64Entry(options: {
-  entry: bigint;
-  bootParams: number;
-  cr3: bigint;
-  segments: BootSegments;
-  stack?: bigint;
-}): EntryState {
-  const state = longModeEntry(options);
-  state.regs.rsi = BigInt(options.bootParams);
-  return state;
-}
-
-/**
- * The 32-bit boot protocol (boot.rst, "32-bit Boot Protocol") for a bzImage's own loader: ESI points to boot_params;
- * EBP, EDI and EBX are zero.
- */
-export function linux32Entry(options: {
-  entry: number;
-  bootParams: number;
-  segments: BootSegments;
-  stack?: number;
-}): EntryState {
-  const state = protectedModeEntry(options);
-  state.regs.rsi = BigInt(options.bootParams);
-  return state;
-}
-
-/** The PVH entry (Xen docs/misc/pvh.pandoc): 32-bit, paging off, EBX points to hvm_start_info. */
-export function pvhEntry(options: { entry: number; startInfo: number; segments: BootSegments }): EntryState {
-  const state = protectedModeEntry(options);
-  state.regs.rbx = BigInt(options.startInfo);
-  state.sregs.cr0 = CR0.PE | CR0.ET;
-  return state;
-}
-
-/** Multiboot v1 (specification 0.6.96, section 3.2): EAX holds the magic, EBX points to the information structure. */
-export function multibootEntry(options: { entry: number; info: number; segments: BootSegments }): EntryState {
-  const state = protectedModeEntry(options);
-  state.regs.rax = MULTIBOOT_BOOTLOADER_MAGIC;
-  state.regs.rbx = BigInt(options.info);
   return state;
 }
 

@@ -69,19 +69,8 @@ export const MSR = {
   MSR_KVM_MIGRATION_CONTROL: 0x4b56_4d08,
 } as const;
 
-const NAMES = new Map<number, string>(Object.entries(MSR).map(([name, index]) => [index, name]));
-
 /** Variable-range MTRR pairs of KVM (KVM_NR_VAR_MTRR). */
 const VARIABLE_MTRRS = 8;
-
-/** The MSR's name, or its number in hex. */
-export function msrName(index: number): string {
-  const variable = index - MSR.IA32_MTRR_PHYSBASE0;
-  if (variable >= 0 && variable < 2 * VARIABLE_MTRRS) {
-    return `IA32_MTRR_PHYS${variable % 2 === 0 ? 'BASE' : 'MASK'}${variable >> 1}`;
-  }
-  return NAMES.get(index) ?? `MSR 0x${index.toString(16)}`;
-}
 
 /** Memory types of MTRRs and PAT (SDM vol. 3A table 12-8). */
 const MEMORY_TYPE = { UC: 0, WC: 1, WT: 4, WP: 5, WB: 6, UC_MINUS: 7 } as const;

@@ -283,7 +283,7 @@ export class Segments {
 }
 
 /** Decodes the eight bytes of a descriptor. */
-export function parseDescriptor(raw: bigint): Descriptor {
+function parseDescriptor(raw: bigint): Descriptor {
   const low = Number(raw & 0xffff_ffffn);
   const high = Number(raw >> 32n);
   const rights = (high >>> 8) & 0xf0ff;

@@ -270,7 +270,7 @@ bits.add('bswap', '0f.c8+r Zv', {}, (c) => {
 });
 
 /** Reverses the bytes of a value of the operand size. */
-export function byteSwap(c: Meaning, value: Expr): Expr {
+function byteSwap(c: Meaning, value: Expr): Expr {
   const a = c.let(value);
   if (c.size === 2) return a.shl(8).or(a.shr_u(8)).and(0xffff);
   const bytes = c.let(a.shr_u(8).and(0x00ff_00ff_00ff_00ffn).or(a.and(0x00ff_00ff_00ff_00ffn).shl(8)));

@@ -178,11 +178,6 @@ export class Table {
   }
 }
 
-/** Whether the size of the instruction's operands varies with prefixes and mode. */
-export function isSized(encoding: Encoding): boolean {
-  return encoding.operands.some((o) => /^[vyz]$/.test(o.size));
-}
-
 /** Sizes in bytes that the encoding's `v` or `y` can have, or its one fixed size. */
 export function sizesOf(encoding: Encoding): readonly number[] {
   const { operands, defaultSize } = encoding;
