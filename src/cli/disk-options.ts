@@ -4,6 +4,13 @@ import { TsvError } from '../errors.ts';
 import type { DiskFormat } from '../storage/open.ts';
 import { parseDiskSize } from './disk-size.ts';
 
+/** Exit statuses of the commands, for `--help`. */
+export const DISK_EXIT_STATUS = `Exit status
+    0  done
+    2  bad input: an option, an image that is not there or is none
+    4  the host cannot: no room, an image in use, an I/O error; or the image is damaged
+  130  Ctrl-C; no half-made image is left`;
+
 /** Options of new images, for yargs. */
 export const NEW_IMAGE_OPTIONS = {
   'cluster-size': { type: 'string', nargs: 1, describe: 'qcow2: 512B to 2M (default 64K)' },

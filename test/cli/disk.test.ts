@@ -4,6 +4,7 @@ import { existsSync, openSync, readFileSync, truncateSync, writeFileSync, writeS
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { runCli, scratch, startCli } from './support/cli.ts';
+import { OnTerminal } from './support/terminal.ts';
 
 const MIB = 2 ** 20;
 const qemuImg = (...args: string[]) => execFileSync('qemu-img', args).toString();
@@ -58,6 +59,7 @@ describe('disk create', () => {
     ['a base that is not there', ['x.qcow2', '--backing', '/nonexistent'], 'TSV_E_FILE'],
     ['the format of no base', ['x.qcow2', '--size', '1G', '--backing-format', 'raw'], '--backing-format'],
     ['no name', [], 'TSV_E_USAGE'],
+    ["qemu-img's order of arguments", ['x.qcow2', '1G'], 'Nothing is known to do with "1G"'],
   ])('refuses %s', async (_, args, message) => {
     const cwd = scratch();
     const ended = await runCli(['disk', 'create', ...args], '', { cwd });
@@ -156,6 +158,35 @@ describe('disk convert', () => {
     const { signal, status } = await cli.ended;
     expect(signal ?? status).toBe('SIGINT');
     expect(existsSync(target)).toBe(false);
+  });
+
+  it('shows on a terminal how far it is, and takes that away', async () => {
+    const folder = scratch();
+    const source = join(folder, 'large.img');
+    writeFileSync(source, Buffer.alloc(64 * MIB, 'not zero'));
+
+    const target = join(folder, 'copy.qcow2');
+    const terminal = new OnTerminal(['disk', 'convert', source, '-o', target, '--compress']);
+    const { status, screen } = await terminal.ended();
+
+    expect(status).toBe(0);
+    // A line that is too long for the terminal is cut off.
+    expect(screen).toMatch(/\rtsvisor: copying \S+/);
+    expect(screen).toMatch(/\r\x1b\[Kimage {5}\S+copy\.qcow2\r\n/);
+  });
+
+  it("takes qemu-img's letters for formats", async () => {
+    const folder = scratch();
+    const source = patterned(folder);
+    const copy = join(folder, 'copy');
+
+    const ended = await disk('convert', '-f', 'raw', '-O', 'qcow2', source, '-o', copy);
+    const overlay = await disk('create', '-f', 'qcow2', '-b', copy, '-F', 'qcow2', join(folder, 'overlay'));
+
+    expect([ended.status, overlay.status]).toEqual([0, 0]);
+    expect(qemuImg('compare', '-f', 'raw', '-F', 'qcow2', source, join(folder, 'overlay'))).toContain(
+      'identical',
+    );
   });
 
   it('refuses to compress a raw image', async () => {

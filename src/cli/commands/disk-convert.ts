@@ -1,7 +1,7 @@
 /** `tsvisor disk convert`: a copy of a disk in another format, or the same. */
 import type { DiskFormat } from '../../storage/open.ts';
 import type { CliCommand } from '../cli.ts';
-import { NEW_IMAGE_OPTIONS, type NewImageArguments } from '../disk-options.ts';
+import { DISK_EXIT_STATUS, NEW_IMAGE_OPTIONS, type NewImageArguments } from '../disk-options.ts';
 
 interface ConvertArguments extends NewImageArguments {
   source: string;
@@ -20,12 +20,14 @@ export const diskConvertCommand: CliCommand<ConvertArguments> = {
   options: {
     output: { alias: 'o', type: 'string', nargs: 1, demandOption: true, describe: 'the new image' },
     format: {
+      alias: 'O',
       type: 'string',
       nargs: 1,
       choices: ['raw', 'qcow2'],
       describe: 'its format (default qcow2 for *.qcow2, else raw)',
     },
     'source-format': {
+      alias: 'f',
       type: 'string',
       nargs: 1,
       choices: ['raw', 'qcow2'],
@@ -41,8 +43,10 @@ export const diskConvertCommand: CliCommand<ConvertArguments> = {
   },
   examples: [
     ['tsvisor disk convert debian.img -o debian.qcow2 --compress', ''],
+    ['tsvisor disk convert disk.bin -f raw -o debian.img', 'raw, whatever it looks like'],
     ['tsvisor disk convert test1.qcow2 --allow-backing -o whole.img', 'an overlay and its base in one'],
   ],
+  epilogue: DISK_EXIT_STATUS,
   async run(args) {
     const { TsvError } = await import('../../errors.ts');
     const { convertDisk } = await import('../../storage/convert.ts');

@@ -1,7 +1,7 @@
 /** `tsvisor disk create`: an empty disk, or one for the changes to another. */
 import type { DiskFormat } from '../../storage/open.ts';
 import type { CliCommand } from '../cli.ts';
-import { NEW_IMAGE_OPTIONS, type NewImageArguments } from '../disk-options.ts';
+import { DISK_EXIT_STATUS, NEW_IMAGE_OPTIONS, type NewImageArguments } from '../disk-options.ts';
 
 interface CreateArguments extends NewImageArguments {
   file: string;
@@ -19,17 +19,20 @@ export const diskCreateCommand: CliCommand<CreateArguments> = {
   options: {
     size: { alias: 's', type: 'string', nargs: 1, describe: 'size of the disk, such as 20G' },
     format: {
+      alias: 'f',
       type: 'string',
       nargs: 1,
       choices: ['raw', 'qcow2'],
       describe: 'format (default qcow2 for *.qcow2, else raw)',
     },
     backing: {
+      alias: 'b',
       type: 'string',
       nargs: 1,
       describe: 'image that the disk begins as; it must not be changed from then on',
     },
     'backing-format': {
+      alias: 'F',
       type: 'string',
       nargs: 1,
       choices: ['raw', 'qcow2'],
@@ -43,6 +46,7 @@ export const diskCreateCommand: CliCommand<CreateArguments> = {
     ['tsvisor disk create data.img --size 512M', 'raw'],
     ['tsvisor disk create test1.qcow2 --backing debian.img', 'begins as debian.img, which stays as it is'],
   ],
+  epilogue: DISK_EXIT_STATUS,
   async run(args) {
     const { TsvError } = await import('../../errors.ts');
     const { createOverlay, createRaw } = await import('../../storage/create.ts');
@@ -51,6 +55,7 @@ export const diskCreateCommand: CliCommand<CreateArguments> = {
     const { newImageOptions, targetFormat } = await import('../disk-options.ts');
     const { describeDisk } = await import('../disk-report.ts');
     const { parseDiskSize } = await import('../disk-size.ts');
+    const { longOperation } = await import('../long-operation.ts');
     const { file, backing } = args;
     const format = backing === undefined ? targetFormat(file, args.format) : (args.format ?? 'qcow2');
     const size = args.size === undefined ? undefined : parseDiskSize('--size', args.size);
@@ -60,27 +65,32 @@ export const diskCreateCommand: CliCommand<CreateArguments> = {
         hint: 'Use --format qcow2.',
       });
     }
-    if (backing !== undefined) {
-      const backingFormat = args.backingFormat as DiskFormat | undefined;
-      await createOverlay(file, backing, {
-        ...options,
-        ...(size !== undefined && { size }),
-        format: backingFormat,
-        backing: 'any',
-      });
-    } else if (size === undefined) {
+    if (backing === undefined && size === undefined) {
       throw new TsvError('TSV_E_USAGE', 'The size of the disk is missing.', {
         hint: 'Add --size, such as --size 20G, or --backing with an image it is to begin as.',
       });
-    } else if (args.backingFormat !== undefined) {
+    }
+    if (backing === undefined && args.backingFormat !== undefined) {
       throw new TsvError('TSV_E_USAGE', '--backing-format has no meaning without --backing.', {
         hint: 'Name the backing file, or leave its format out.',
       });
-    } else if (format === 'raw') {
-      await createRaw(file, size);
-    } else {
-      await createQcow2(file, { ...options, size });
     }
+    // It takes no time, but Ctrl-C must not come in the middle.
+    await longOperation(async () => {
+      if (backing !== undefined) {
+        const backingFormat = args.backingFormat as DiskFormat | undefined;
+        await createOverlay(file, backing, {
+          ...options,
+          ...(size !== undefined && { size }),
+          format: backingFormat,
+          backing: 'any',
+        });
+      } else if (format === 'raw') {
+        await createRaw(file, size!);
+      } else {
+        await createQcow2(file, { ...options, size: size! });
+      }
+    });
     const info = await diskInfo(file);
     process.stdout.write(args.json ? `${JSON.stringify(info, null, 2)}\n` : describeDisk(info));
     return 0;

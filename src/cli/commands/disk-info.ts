@@ -1,5 +1,6 @@
 /** `tsvisor disk info`: what an image is. */
 import type { CliCommand } from '../cli.ts';
+import { DISK_EXIT_STATUS } from '../disk-options.ts';
 
 interface InfoArguments {
   file: string;
@@ -18,7 +19,11 @@ export const diskInfoCommand: CliCommand<InfoArguments> = {
     },
     json: { type: 'boolean', describe: 'as JSON' },
   },
-  examples: [['tsvisor disk info debian.qcow2', '']],
+  examples: [
+    ['tsvisor disk info debian.qcow2', ''],
+    ['tsvisor disk info debian.qcow2 --shared --json', 'for a program, while a machine runs from it'],
+  ],
+  epilogue: DISK_EXIT_STATUS,
   async run({ file, shared, json }) {
     const { diskInfo } = await import('../../storage/info.ts');
     const { describeDisk } = await import('../disk-report.ts');

@@ -16,8 +16,32 @@ export const runCommand: CliCommand<RunArguments> = {
     ['tsvisor run --kernel test.elf --timeout 30 --json --serial file:console.log', 'in CI'],
     ['tsvisor run --flat boot.bin --flat-address 0x7c00', 'real-mode code'],
     ['tsvisor run --kernel vmlinux --serial socket:/tmp/console.sock', 'console for another program'],
+    [
+      'tsvisor run --kernel vmlinuz --initrd initrd.img --disk debian.img,overlay',
+      'a disk; changes are dropped',
+    ],
+    [
+      'tsvisor run --kernel vmlinuz --initrd initrd.img --disk debian.img,overlay=mine.qcow2',
+      'kept in mine.qcow2',
+    ],
+    [
+      'tsvisor run --kernel vmlinuz --initrd initrd.img --disk data.qcow2,iops=500:2000,bps=50M',
+      'limited, with bursts',
+    ],
+    [
+      'tsvisor run --kernel vmlinuz --initrd initrd.img --append console=hvc0 --console stdio',
+      'a virtio console',
+    ],
+    [
+      'tsvisor run --kernel vmlinuz --initrd initrd.img --console socket:/tmp/a.sock,name=org.example.agent',
+      'a port for a program',
+    ],
   ],
-  epilogue: `Keys of the console on a terminal (input from a pipe is sent as it is)\n  ${ESCAPE_HELP.replaceAll('\n', '\n  ')}\n\n${EXIT_STATUS_HELP}`,
+  epilogue: `Disks: readonly and overlay leave PATH as it is; overlay=FILE keeps the changes in FILE, a qcow2 that is made when it
+is not there; backing lets PATH be based on other files. iops=N:BURST and bps=N:BURST allow BURST at once after a
+pause (default N). Consoles are hvc0, hvc1, ... in the guest; a port with a name is /dev/virtio-ports/NAME.
+
+Keys of the console on a terminal (input from a pipe is sent as it is)\n  ${ESCAPE_HELP.replaceAll('\n', '\n  ')}\n\n${EXIT_STATUS_HELP}`,
   async run(args) {
     const plan = planRun(args);
     const { runVm } = await import('../run-vm.ts');
