@@ -15,6 +15,7 @@ export type {
   DeviceState,
   IrqLine,
   Latch,
+  NotifyRegister,
   RegisterMode,
   StopReason,
 } from './devices/device.ts';
