@@ -60,11 +60,18 @@ export class ExitLog {
   /** One access; `data` is what to write, or receives what was read. */
   access(kind: 'mmio' | 'port', address: number, write: boolean, data: Uint8Array): boolean {
     const done = this.#done[this.#cursor];
-    if (done !== undefined) {
+    const isSame =
+      done?.kind === kind &&
+      done.address === address &&
+      done.write === write &&
+      done.data.length === data.length;
+    if (isSame) {
       this.#cursor++;
       if (!write) data.set(done.data);
       return true;
     }
+    // Another vCPU has changed page tables meanwhile: the instruction is about something else now.
+    this.#done.length = this.#cursor;
     this.pending = { kind, address, write, data: data.slice() };
     return false;
   }

@@ -18,9 +18,11 @@ describe.each(ENGINES)('%s', (engine) => {
   it('lets the guest read ROM, and sends what it writes there to the bus', async () => {
     const vm = await longModeVm(`
       mov rsi, ${EXTRA}; mov al, [rsi + 5]; mov byte ptr [rsi + 5], 0x11; mov ah, [rsi + 5]
+      add byte ptr [rsi + 6], 1
       mov [${RESULT}], ax; hlt`);
     const rom = vm.engine.allocateMemory(100);
     rom[5] = 0x77;
+    rom[6] = 0x21;
     vm.engine.mapMemory(EXTRA, rom, { readonly: true });
     const device = new RecordingDevice();
     vm.addDevice(device, { mmio: [{ base: EXTRA, size: 4096 }] });
@@ -28,8 +30,11 @@ describe.each(ENGINES)('%s', (engine) => {
     await run(vm);
 
     expect(vm.memory.readU16(RESULT)).toBe(0x7777);
-    expect(rom[5]).toBe(0x77);
-    expect(device.accesses).toEqual([['write', 5, 1, 0x11]]);
+    expect([rom[5], rom[6]]).toEqual([0x77, 0x21]);
+    expect(device.accesses).toEqual([
+      ['write', 5, 1, 0x11],
+      ['write', 6, 1, 0x22],
+    ]);
     await vm.close();
   });
 

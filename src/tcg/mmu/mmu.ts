@@ -312,7 +312,9 @@ export class Mmu {
     const address = this.#state.base + SCRATCH + slot * SLOT_SIZE;
     if (access === ACCESS.write) return address;
     const { bytes } = this.#state;
-    for (const { host, gpa, offset, length } of pieces) {
+    for (const { gpa, offset, length } of pieces) {
+      // What is read is ROM's own, also where the piece's write goes to the bus.
+      const host = this.#map.host(gpa);
       if (host >= 0) bytes.copyWithin(address + offset, host, host + length);
       else if (!this.#log.read(gpa, bytes.subarray(address + offset, address + offset + length))) return 0;
     }
