@@ -37,6 +37,8 @@ const DERIVED = [APIC.LVR, APIC.PROCPRI, APIC.TMICT, APIC.TMCCT, APIC.TDCR] as c
 
 /** What KVM_GET_LAPIC would return. */
 export function exportLapicState(apic: LocalApic): Uint8Array {
+  // A timer that has expired and an edge on a pin are in no register until they have become a request.
+  apic.poll();
   const bytes = new Uint8Array(APIC_REG_SIZE);
   const view = new DataView(bytes.buffer);
   for (const register of [...PLAIN, ...DERIVED]) view.setUint32(register, readRegister(apic, register), true);

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { exportLapicState, importLapicState } from '../../../src/devices/irqchip/apic-page.ts';
 import {
   APIC,
   APIC_LVT_MASKED,
@@ -75,6 +76,20 @@ describe('the count', () => {
     machine.now = 2000;
     cpu.write(APIC.LVTT, VECTOR);
     expect([cpu.read(APIC.TMCCT), cpu.takeAll()]).toEqual([0, []]);
+  });
+
+  it('that has ended unseen is a request in the state that is taken', () => {
+    const { cpu, machine } = bench();
+    cpu.write(APIC.TDCR, DIVIDE_BY_1);
+    cpu.write(APIC.LVTT, VECTOR);
+    cpu.write(APIC.TMICT, 100);
+    machine.now += 100;
+    const other = bench();
+    other.machine.now = machine.now;
+
+    importLapicState(other.cpu.apic, exportLapicState(cpu.apic));
+
+    expect(other.cpu.takeAll()).toEqual([VECTOR]);
   });
 
   it('stops when zero is written', () => {
