@@ -37,9 +37,15 @@ export const runCommand: CliCommand<RunArguments> = {
       'a port for a program',
     ],
   ],
-  epilogue: `Disks: readonly and overlay leave PATH as it is; overlay=FILE keeps the changes in FILE, a qcow2 that is made when it
-is not there; backing lets PATH be based on other files. iops=N:BURST and bps=N:BURST allow BURST at once after a
-pause (default N). Consoles are hvc0, hvc1, ... in the guest; a port with a name is /dev/virtio-ports/NAME.
+  epilogue: `Disks
+  readonly      PATH is only read; several runs may do so
+  overlay       changes end with the run, and PATH stays as it is
+  overlay=FILE  changes are kept in FILE, a qcow2 that is made when it is not there
+  backing       PATH may be based on other files of this host
+  iops, bps     operations and bytes a second; BURST is how many at once after a pause (default N)
+
+Consoles
+  hvc0, hvc1 and so on in the guest; a port with a name is /dev/virtio-ports/NAME
 
 Keys of the console on a terminal (input from a pipe is sent as it is)\n  ${ESCAPE_HELP.replaceAll('\n', '\n  ')}\n\n${EXIT_STATUS_HELP}`,
   async run(args) {
