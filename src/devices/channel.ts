@@ -115,7 +115,8 @@ export class Doorbell {
 
   /** False without wake-ups, and on a host that is out of file descriptors. */
   #hasEvent(): boolean {
-    if (this.#event !== undefined || this.#wakeups === undefined) return this.#event !== undefined;
+    if (this.#event !== undefined) return true;
+    if (this.#wakeups === undefined) return false;
     const event = this.#wakeups.watchEvent(() => this.#rung());
     if (typeof event === 'number') return false;
     this.#event = event;

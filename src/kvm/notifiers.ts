@@ -33,7 +33,7 @@ export class KvmNotifiers {
     this.#events.add(event);
     return {
       take: () => {
-        if (native.eventfdRead(event.fd) <= 0) return false;
+        if (!this.#events.has(event) || native.eventfdRead(event.fd) <= 0) return false;
         this.received++;
         return true;
       },

@@ -103,7 +103,10 @@ export class Vm implements AsyncDisposable {
         deviceTimeout: config.deviceTimeout,
         settle: virtual,
         wakeups: nativeProblem() === undefined ? loadNative() : undefined,
-        notifier: (place, onWrite) => engine.watchWrite(place, onWrite),
+        // A trace shows every access, and only vCPUs trace.
+        notifier: config.trace.some((topic) => topic === 'io' || topic === 'mmio')
+          ? undefined
+          : (place, onWrite) => engine.watchWrite(place, onWrite),
       },
     );
     this.#clock = clock;

@@ -1,5 +1,6 @@
 // needs: kvm
 /** Notifications by ioeventfd and interrupts by irqfd: used by guests of the kvm engine, and given back. */
+import { channel } from 'node:diagnostics_channel';
 import { readdirSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import type { Device } from '../../../../src/devices/device.ts';
@@ -57,6 +58,16 @@ describe.each([0, 3] as const)('at CPL %i', (cpl) => {
   it.each(['mmio', 'msix', 'pin'] as const)('no notification exits, by %s', async (transport) => {
     expect(await savedExits({ cpl, transport })).toBe(ROUNDS);
   });
+});
+
+it('a trace of accesses shows notifications all the same', async () => {
+  const lines: string[] = [];
+  const listen = (message: unknown) => void lines.push(...(message as { lines: string[] }).lines);
+  channel('tsvisor:trace').subscribe(listen);
+  const by = await run({ cpl: 0, transport: 'mmio' }, { trace: ['mmio'] });
+  channel('tsvisor:trace').unsubscribe(listen);
+  expect(lines.filter((line) => line.includes('e8000050'))).toHaveLength(ROUNDS);
+  expect(by.ioeventfd).toBe(0);
 });
 
 describe('interrupts', () => {
