@@ -1,11 +1,12 @@
 /** An image's file on the host: whole reads and writes at offsets, with errors that say which file. */
-import { constants, type Stats } from 'node:fs';
+import { constants, readvSync, type Stats, writevSync } from 'node:fs';
 import { type FileHandle, open, readFile } from 'node:fs/promises';
 import { TsvError } from '../errors.ts';
 import { loadNative, nativeProblem } from '../kvm/native.ts';
 import { slice, totalLength } from './buffers.ts';
 import { hostFileError, truncatedError } from './errors.ts';
 import { lockFile } from './lock.ts';
+import { PromptTransfers } from './prompt-transfers.ts';
 
 /** Options of {@link ImageFile.open}. */
 export interface ImageFileOptions {
@@ -14,6 +15,16 @@ export interface ImageFileOptions {
   readonly create?: boolean;
   /** False leaves the file unlocked: the caller knows that nobody else has it. */
   readonly lock?: boolean;
+}
+
+/** How bytes go to or from a file. Each call may do a part of it only, and says how many bytes. */
+interface TransferCalls {
+  /** On the event loop. */
+  prompt(views: readonly Uint8Array[], position: number): number;
+  /** In the thread pool. */
+  pooled(views: Uint8Array[], position: number): Promise<number>;
+  /** Either has come back. */
+  done(position: number, bytes: number): void;
 }
 
 /** Buffers that one system call takes (IOV_MAX). */
@@ -32,6 +43,7 @@ export class ImageFile implements AsyncDisposable {
   readonly identity: string;
   readonly #handle: FileHandle;
   readonly #isRegular: boolean;
+  readonly #prompt = new PromptTransfers();
   /** Bytes the file has, as far as this process knows. */
   #length: number;
   #syncFailure: TsvError | undefined;
@@ -77,19 +89,23 @@ export class ImageFile implements AsyncDisposable {
 
   /** Fills the buffers. @throws TSV_E_DISK_IO, also when the file has become too short */
   async read(offset: number, into: readonly Uint8Array[]): Promise<void> {
-    await this.#transfer(offset, into, 'reading', async (views, position) => {
-      const { bytesRead } = await this.#handle.readv(views, position);
-      if (bytesRead === 0) throw truncatedError(this.path, position + 1);
-      return bytesRead;
+    await this.#transfer(offset, into, 'reading', {
+      prompt: (views, position) => readvSync(this.#handle.fd, views, position),
+      pooled: async (views, position) => (await this.#handle.readv(views, position)).bytesRead,
+      done: (position, bytes) => {
+        if (bytes === 0) throw truncatedError(this.path, position + 1);
+      },
     });
   }
 
   /** Writes the buffers; the file grows when they go beyond its end. @throws TSV_E_DISK_IO, TSV_E_DISK_FULL */
   async write(offset: number, from: readonly Uint8Array[]): Promise<void> {
-    await this.#transfer(offset, from, 'writing', async (views, position) => {
-      const { bytesWritten } = await this.#handle.writev(views, position);
-      this.#length = Math.max(this.#length, position + bytesWritten);
-      return bytesWritten;
+    await this.#transfer(offset, from, 'writing', {
+      prompt: (views, position) => writevSync(this.#handle.fd, views, position),
+      pooled: async (views, position) => (await this.#handle.writev(views, position)).bytesWritten,
+      done: (position, bytes) => {
+        this.#length = Math.max(this.#length, position + bytes);
+      },
     });
   }
 
@@ -108,11 +124,12 @@ export class ImageFile implements AsyncDisposable {
   async sync(): Promise<void> {
     if (this.readOnly) return;
     if (this.#syncFailure !== undefined) throw this.#syncFailure;
+    // Others may write behind it meanwhile.
+    const length = this.#length;
     try {
       await this.#handle.datasync();
-      if (this.#isRegular && (await this.#handle.stat()).size < this.#length) {
-        throw truncatedError(this.path, this.#length);
-      }
+      if (this.#isRegular && (await this.#handle.stat()).size < length)
+        throw truncatedError(this.path, length);
     } catch (cause) {
       this.#syncFailure = hostFileError(this.path, 'flushing', cause);
       throw this.#syncFailure;
@@ -155,14 +172,20 @@ export class ImageFile implements AsyncDisposable {
     offset: number,
     buffers: readonly Uint8Array[],
     doing: string,
-    call: (views: Uint8Array[], position: number) => Promise<number>,
+    calls: TransferCalls,
   ): Promise<void> {
     const total = totalLength(buffers);
     let done = 0;
     try {
       while (done < total) {
-        const views = slice(buffers, done, Math.min(total - done, MAX_BYTES));
-        done += await call(views.length > MAX_BUFFERS ? views.slice(0, MAX_BUFFERS) : views, offset + done);
+        const all = slice(buffers, done, Math.min(total - done, MAX_BYTES));
+        const views = all.length > MAX_BUFFERS ? all.slice(0, MAX_BUFFERS) : all;
+        const position = offset + done;
+        const bytes = this.#prompt.accepts(total)
+          ? this.#prompt.run(() => calls.prompt(views, position))
+          : await calls.pooled(views, position);
+        calls.done(position, bytes);
+        done += bytes;
       }
     } catch (cause) {
       throw hostFileError(this.path, doing, cause);
