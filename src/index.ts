@@ -43,7 +43,7 @@ export type { VmStats } from './machine/stats.ts';
 export type { DiskConfig, VirtioTransport } from './machine/virtio.ts';
 export { Vm, type VmStateName } from './machine/vm.ts';
 export { DirtyBitmap, type PageRun } from './memory/dirty-bitmap.ts';
-export { GuestMemory, type RamRegion } from './memory/guest-memory.ts';
+export { type AttachedMemory, GuestMemory, type RamRegion } from './memory/guest-memory.ts';
 export { type Gate, writeIdt } from './memory/interrupt-tables.ts';
 export { PageTableBuilder, type PageTableOptions } from './memory/page-tables.ts';
 export { GdtBuilder } from './memory/segments.ts';

@@ -246,6 +246,33 @@ describe('requests', () => {
     expect((await guest.ask(BLK_T.IN, 3, 512)).status).toBe(0);
   });
 
+  it('however long, leave the event loop its turns', async () => {
+    const MIB = 2 ** 20;
+    const guest = await new Guest(new MemoryDisk((10 * MIB) / 512)).start();
+    const { bench, heap, rings } = guest.driver;
+    const header = heap.take(16);
+    const gpa = 2 * MIB;
+    const piece = { gpa, length: MIB, isWritable: false };
+    const status = { gpa: heap.take(1), length: 1, isWritable: true };
+    bench.memory.writeU32(header, BLK_T.OUT);
+    bench.memory.fill(gpa, MIB, 0x5a);
+
+    rings[0].add(
+      [{ gpa: header, length: 16, isWritable: false }, ...new Array(9).fill(piece), status],
+      'indirect',
+    );
+    guest.driver.notify(0);
+    await settle(1);
+    const before = guest.disk.calls.length;
+    await settle(10);
+
+    expect(before).toBeLessThan(3);
+    expect(guest.disk.calls).toEqual(['write 0', `write ${4 * MIB}`, `write ${8 * MIB}`]);
+    expect(rings[0].collect()).toHaveLength(1);
+    const { content } = guest.disk;
+    expect([content[9 * MIB - 1], content[9 * MIB]]).toEqual([0x5a, (9 * MIB * 7 + ((9 * MIB) >> 8)) & 0xff]);
+  });
+
   it('are durable at once for a driver that knows no flush, or wants no write cache', async () => {
     const plain = await new Guest().start(0n);
     await plain.ask(BLK_T.OUT, 0, new Uint8Array(512));

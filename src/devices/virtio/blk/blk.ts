@@ -2,7 +2,7 @@
 import { inspect } from 'node:util';
 import { TsvError } from '../../../errors.ts';
 import type { BlockBackend } from '../../../storage/backend.ts';
-import { scatter } from '../../../storage/buffers.ts';
+import { scatter, slice } from '../../../storage/buffers.ts';
 import type { DeviceState } from '../../device.ts';
 import { SavedState } from '../../saved-state.ts';
 import { VIRTIO_ID } from '../abi.ts';
@@ -19,6 +19,11 @@ const SEG_MAX = QUEUE_SIZE - 2;
 /** Requests under way at once, over all queues; others wait in their rings. */
 const MAX_IN_FLIGHT = 128;
 const MAX_QUEUES = 64;
+/**
+ * Bytes that the back end is given at once. It may have nothing to wait for (an image knows what is zero), and a guest may
+ * ask for 4 GiB: the event loop gets its turn in between.
+ */
+const PIECE = 2 ** 22;
 
 /** Options of {@link VirtioBlk}. */
 export interface BlkOptions {
@@ -129,11 +134,15 @@ export class VirtioBlk implements VirtioDevice {
     switch (request.type) {
       case BLK_T.IN:
         if (!this.#isOnDisk(request.sector, request.answerLength)) return BLK_S.IOERR;
-        await backend.read(request.sector * SECTOR_SIZE, request.answer);
+        await inPieces(request.answer, request.answerLength, (views, done) =>
+          backend.read(request.sector * SECTOR_SIZE + done, views),
+        );
         return BLK_S.OK;
       case BLK_T.OUT:
         if (backend.readOnly || !this.#isOnDisk(request.sector, request.sentLength)) return BLK_S.IOERR;
-        await backend.write(request.sector * SECTOR_SIZE, request.sent);
+        await inPieces(request.sent, request.sentLength, (views, done) =>
+          backend.write(request.sector * SECTOR_SIZE + done, views),
+        );
         if (!this.#hasWriteCache(host)) await backend.flush();
         return BLK_S.OK;
       case BLK_T.FLUSH:
@@ -166,6 +175,7 @@ export class VirtioBlk implements VirtioDevice {
       const [offset, length] = [sector * SECTOR_SIZE, sectors * SECTOR_SIZE];
       if (isDiscard) await backend.discard?.(offset, length);
       else await backend.writeZeroes?.(offset, length, (flags & BLK_RANGE_F_UNMAP) !== 0);
+      if (length > PIECE) await turn();
     }
     if (!isDiscard && !this.#hasWriteCache(host)) await backend.flush();
     return BLK_S.OK;
@@ -202,6 +212,23 @@ export class VirtioBlk implements VirtioDevice {
     await Promise.all(this.#inFlight);
     await this.#backend[Symbol.asyncDispose]();
   }
+}
+
+async function inPieces(
+  buffers: readonly Uint8Array[],
+  length: number,
+  transfer: (views: readonly Uint8Array[], done: number) => Promise<void>,
+): Promise<void> {
+  if (length <= PIECE) return transfer(buffers, 0);
+  for (let done = 0; done < length; done += PIECE) {
+    await transfer(slice(buffers, done, Math.min(PIECE, length - done)), done);
+    await turn();
+  }
+}
+
+/** Lets the event loop do what waits for it. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 function check(isGood: boolean, message: string): void {
