@@ -21,6 +21,8 @@ export class Pace {
   /** Says how long a run took. */
   took(instructions: number, nanoseconds: number): void {
     if (instructions < LEAST || nanoseconds <= 0) return;
-    this.#rate += (instructions / nanoseconds - this.#rate) / 8;
+    const rate = instructions / nanoseconds;
+    // What has become slower is believed at once: the next timer shall not be as late.
+    this.#rate = rate < this.#rate ? rate : this.#rate + (rate - this.#rate) / 8;
   }
 }

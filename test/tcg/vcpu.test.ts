@@ -98,6 +98,15 @@ it('comes back from a long string instruction, for what is due meanwhile', () =>
   expect(vcpu.cpu.state.gpr(1)).toBeGreaterThan(0x1d_0000n);
 });
 
+it('comes back from operations that each take long', () => {
+  const vcpu = vcpuAt('1: fld1; fstp st(0); jmp 1b');
+  vcpu.mailbox.takeWake();
+
+  vcpu.cpu.run(1_000_000);
+
+  expect(vcpu.cpu.state.u64(S.RETIRED)).toBeLessThan(2000n);
+});
+
 it('traces an instruction that waits for a device once, with what it has read', () => {
   const lines: string[] = [];
   const vcpu = vcpuAt('inc ebx; in al, 0x80; out 0x81, al; out 0x82, al', { trace: lines });

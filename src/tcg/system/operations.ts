@@ -30,6 +30,8 @@ const MAX_PREFIXES = 14n;
  * processor: run() comes back meanwhile, so that the vCPU can be stopped.
  */
 const MAX_NESTING = 8;
+/** After so many operations, each of which may take microseconds, run() comes back to look at the time. */
+const OPERATIONS_AT_ONCE = 512;
 const CONTRIBUTORY = new Set<number>([VECTOR.DE, VECTOR.TS, VECTOR.NP, VECTOR.SS, VECTOR.GP]);
 
 /** One operation being carried out. */
@@ -67,6 +69,7 @@ export class SystemOperations {
   /** The next instruction has to be executed alone. */
   stepOnce = false;
   #outcome: Outcome = 'continue';
+  #operations = 0;
   /** Where to go on after an instruction that has left run() but is complete. */
   #resume: bigint | undefined;
   #trapArmed = false;
@@ -187,6 +190,10 @@ export class SystemOperations {
   /** The import: see Helpers.system. */
   execute(code: number, pc: number): number {
     const { state } = this.#cpu;
+    if (++this.#operations === OPERATIONS_AT_ONCE) {
+      this.#operations = 0;
+      state.attend();
+    }
     const operation: Operation = {
       cpu: this.#cpu,
       system: this,
