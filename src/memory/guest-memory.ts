@@ -35,8 +35,11 @@ export interface SharedGuestMemory {
 
 /** Memory that a machine got besides its RAM. */
 export interface AttachedMemory {
+  /** First guest-physical address. */
   readonly gpa: number;
+  /** What the guest sees there. */
   readonly bytes: Uint8Array;
+  /** Devices may not write to it. */
   readonly readOnly: boolean;
 }
 
