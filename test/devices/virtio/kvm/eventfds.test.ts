@@ -6,6 +6,7 @@ import { describe, expect, it } from 'vitest';
 import type { Device } from '../../../../src/devices/device.ts';
 import type { VmConfig } from '../../../../src/machine/config.ts';
 import { Vm } from '../../../../src/machine/vm.ts';
+import { guestsOn } from '../../../support/guests.ts';
 import { BUFFERS, GuestMachine, type GuestPlan } from '../support/guest-driver.ts';
 
 const ROUNDS = 20;
@@ -101,6 +102,32 @@ describe('a guest that changes its mind', () => {
     // Either message went by KVM_SIGNAL_MSI once.
     expect(counts(guest).irqfd).toBe(ROUNDS - 2);
   });
+});
+
+it('a guest that does nothing but notify keeps neither timers nor the end from coming', async () => {
+  const source = 'mov eax, 0xd0000000; 1: mov [rax], eax; jmp 1b';
+  await using vm = await guestsOn('kvm').longModeVm(source);
+  let writes = 0;
+  const bell: Device = {
+    name: 'bell',
+    registers: [{ offset: 0, size: 4, write: 'posted' }],
+    attach: (context) => context.notifiedBy({ offset: 0, size: 4 }),
+    write: () => void writes++,
+    save: () => ({}),
+    restore() {},
+  };
+  vm.addDevice(bell, { mmio: [{ base: 0xd0000000, size: 16 }] });
+  vm.start();
+
+  for (let i = 0; i < 20; i++) await turn();
+  await vm.pause();
+  const exits = vm.stats().exits.MMIO ?? 0;
+  vm.resume();
+  while (writes < 100) await turn();
+  const { reason } = await vm.stop();
+
+  expect(exits).toBe(0);
+  expect(reason).toBe('stopped');
 });
 
 describe('descriptors', () => {
