@@ -61,12 +61,9 @@ export class GuestClock implements Clock {
   /** Host time per guest time. */
   readonly timeScale: number;
   /** The same time for other threads; they read it by the process's own clocks. */
-  readonly time = new SharedTime();
+  readonly time: SharedTime;
   readonly #host: HostTime;
   #wallBase: number | undefined;
-  /** Guest time at the host time `#anchorHost`, ns. */
-  #anchorGuest = 0;
-  #anchorHost = 0;
   #last = 0;
   #running = false;
   /** By ascending deadline, equal ones in the order they were set. */
@@ -86,9 +83,11 @@ export class GuestClock implements Clock {
         hint: 'Give milliseconds since 1970-01-01 UTC.',
       });
     }
+    const host = options.host ?? processTime;
+    this.#host = host;
+    this.time = new SharedTime(undefined, () => host.monotonic() * NS_PER_MS);
     this.time.isVirtual = options.virtual ?? false;
     this.#setWallBase(options.wallBase ?? (options.virtual ? VIRTUAL_WALL_BASE : undefined));
-    this.#host = options.host ?? processTime;
   }
 
   /** True between {@link start} or {@link resume} and {@link pause}. */
@@ -100,11 +99,10 @@ export class GuestClock implements Clock {
   start(): void {
     if (this.#running) return;
     this.#running = true;
-    this.#anchorHost = this.#host.monotonic();
-    this.time.run(this.#anchorGuest, this.#anchorHost * NS_PER_MS, this.timeScale);
+    this.time.run(this.now(), this.timeScale);
     if (this.#wallBase === undefined && this.timeScale !== 1) {
       // The host's seconds would pass faster than the guest can count them.
-      this.#setWallBase(this.#host.wall() - this.#anchorGuest / NS_PER_MS);
+      this.#setWallBase(this.#host.wall() - this.now() / NS_PER_MS);
     }
     this.#schedule();
   }
@@ -117,9 +115,8 @@ export class GuestClock implements Clock {
   /** Freezes guest time; timers wait. */
   pause(): void {
     if (!this.#running) return;
-    this.#anchorGuest = this.now();
     this.#running = false;
-    this.time.stand(this.#anchorGuest);
+    this.time.stand(this.now());
     this.#unschedule();
   }
 
@@ -129,11 +126,7 @@ export class GuestClock implements Clock {
   }
 
   now(): number {
-    if (this.time.isVirtual) return this.time.now();
-    if (!this.#running) return this.#anchorGuest;
-    const elapsed = ((this.#host.monotonic() - this.#anchorHost) * NS_PER_MS) / this.timeScale;
-    const now = Math.floor(this.#anchorGuest + elapsed);
-    if (now > this.#last) this.#last = now;
+    this.#last = Math.max(this.#last, this.time.now());
     return this.#last;
   }
 
@@ -173,10 +166,8 @@ export class GuestClock implements Clock {
     const now = saved.int('now', Number.MAX_SAFE_INTEGER);
     const wallBase = saved.has('wallBase') ? saved.finite('wallBase') : undefined;
     this.#setWallBase(wallBase);
-    this.#anchorGuest = now;
     this.#last = now;
-    this.#anchorHost = this.#host.monotonic();
-    if (this.#running) this.time.run(now, this.#anchorHost * NS_PER_MS, this.timeScale);
+    if (this.#running) this.time.run(now, this.timeScale);
     else this.time.stand(now);
     this.#unschedule();
     this.#schedule();

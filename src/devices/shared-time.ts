@@ -27,10 +27,15 @@ export function hostNanoseconds(): number {
 export class SharedTime {
   readonly shared: SharedArrayBuffer;
   readonly #fields: Float64Array;
+  readonly #host: () => number;
 
-  /** @param shared of another thread's; without it, new time that stands at 0 */
-  constructor(shared?: SharedArrayBuffer) {
+  /**
+   * @param shared of another thread's; without it, new time that stands at 0
+   * @param host monotonic host time in nanoseconds
+   */
+  constructor(shared?: SharedArrayBuffer, host = hostNanoseconds) {
     this.shared = shared ?? new SharedArrayBuffer(FIELDS * 8);
+    this.#host = host;
     this.#fields = new Float64Array(this.shared);
     if (shared === undefined) this.deadline = Number.POSITIVE_INFINITY;
   }
@@ -72,7 +77,7 @@ export class SharedTime {
     const fields = this.#fields;
     const scale = fields[SCALE];
     if (scale === STANDS) return fields[GUEST];
-    return Math.max(fields[GUEST], Math.floor(fields[GUEST] + (hostNanoseconds() - fields[HOST]) / scale));
+    return Math.max(fields[GUEST], Math.floor(fields[GUEST] + (this.#host() - fields[HOST]) / scale));
   }
 
   /** Host milliseconds from now to a guest time; 0 when it has come, Infinity while guest time stands still. */
@@ -83,15 +88,11 @@ export class SharedTime {
     return scale === STANDS ? Number.POSITIVE_INFINITY : (left * scale) / 1e6;
   }
 
-  /**
-   * Guest time is `guest` now and runs `scale` times slower than host time.
-   * @param guest nanoseconds
-   * @param host {@link hostNanoseconds} now
-   */
-  run(guest: number, host: number, scale: number): void {
+  /** Guest time is `guest` now, in nanoseconds, and runs `scale` times slower than host time. */
+  run(guest: number, scale: number): void {
     const fields = this.#fields;
     fields[GUEST] = guest;
-    fields[HOST] = host;
+    fields[HOST] = this.#host();
     fields[SCALE] = this.isVirtual ? STANDS : scale;
   }
 

@@ -7,7 +7,7 @@ import type { Device } from '../devices/device.ts';
 import { ApicBus } from '../devices/irqchip/apic-bus.ts';
 import { type ApicMailbox, apicMailboxes } from '../devices/irqchip/apic-mailbox.ts';
 import { InterruptRouter } from '../devices/irqchip/interrupt-router.ts';
-import { hostNanoseconds, SharedTime } from '../devices/shared-time.ts';
+import { SharedTime } from '../devices/shared-time.ts';
 import { TsvError } from '../errors.ts';
 import { KVM_RUN_IMMEDIATE_EXIT } from '../kvm/abi/run.ts';
 import type { DirtyBitmap } from '../memory/dirty-bitmap.ts';
@@ -274,6 +274,6 @@ function attentionWord(vcpu: number): number {
 /** Guest time that runs from now on, for a VM without a machine around it. */
 function runningTime(): SharedTime {
   const time = new SharedTime();
-  time.run(0, hostNanoseconds(), 1);
+  time.run(0, 1);
   return time;
 }
