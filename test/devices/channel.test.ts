@@ -199,6 +199,37 @@ describe('the doorbell', () => {
     expect(bell.wait(count)).toBeUndefined();
   });
 
+  it('wakes its owner on a host that has no more file descriptors, and by an event once there is one', async () => {
+    const EMFILE = -24;
+    const event = { fd: 77, close() {} };
+    const watched: (() => void)[] = [];
+    let room = 0;
+    const bell = new Doorbell(undefined, {
+      futexWait: () => 0,
+      futexWake: () => 0,
+      signalEvent: () => {
+        for (const callback of watched) callback();
+        return 0;
+      },
+      watchEvent(callback) {
+        if (room-- <= 0) return EMFILE;
+        watched.push(callback);
+        return event;
+      },
+    });
+
+    const rung = bell.wait(bell.count());
+    setTimeout(() => bell.ring(), 1);
+    await rung;
+    expect(watched).toEqual([]);
+
+    room = 1;
+    const again = bell.wait(bell.count());
+    setTimeout(() => bell.ring(), 1);
+    await again;
+    expect(watched).toHaveLength(1);
+  });
+
   it('wakes its owner, however often it rings and however late the owner looks', async () => {
     const [channel, bell, words] = [new Channel(), new Doorbell(), shared()];
     const RINGS = 3000;

@@ -2,6 +2,10 @@
 import { readdirSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import * as abi from '../../src/kvm/abi/index.ts';
+import { KvmFd } from '../../src/kvm/fd.ts';
+import { GsiRoutes, PC_ROUTES } from '../../src/kvm/gsi-routes.ts';
+import { KvmInterrupts } from '../../src/kvm/interrupts.ts';
+import { KvmNotifiers } from '../../src/kvm/notifiers.ts';
 import { enableLapic, lapicPending, TestVm } from '../support/kvm.ts';
 
 const descriptors = () => readdirSync('/proc/self/fd').length;
@@ -74,6 +78,18 @@ describe('writes that the kernel watches', () => {
     expect(vm.vm.watchWrite(place, () => {})).toBeUndefined();
     using without = new TestVm({ eventfds: false });
     expect(without.vm.watchWrite(place, () => {})).toBeUndefined();
+  });
+
+  it('are not watched when the host has no more file descriptors', () => {
+    const EMFILE = -24;
+    using vm = watching();
+    const notifiers = new KvmNotifiers(
+      new KvmFd({ ...vm.vm.fd.native, watchEvent: () => EMFILE }, vm.vm.fd.fd),
+    );
+
+    expect(notifiers.open({ space: 'pio', address: 0x60, size: 1 }, () => {})).toBeUndefined();
+
+    expect(vm.enter()).toBe(abi.KVM_EXIT_IO);
   });
 
   it('leave no descriptor behind when the VM ends', async () => {
@@ -176,6 +192,21 @@ describe('messages', () => {
     expect(descriptors() - own).toBeLessThanOrEqual(128);
     vm[Symbol.dispose]();
     expect(descriptors()).toBeLessThanOrEqual(before);
+  });
+
+  it('and edges go by ioctls when the host has no more file descriptors', () => {
+    const EMFILE = -24;
+    using vm = new TestVm({ irqchip: 'kernel' });
+    enableLapic(vm);
+    const fd = new KvmFd({ ...vm.vm.fd.native, eventfd: () => EMFILE }, vm.vm.fd.fd);
+    const interrupts = new KvmInterrupts(fd, new GsiRoutes(fd, PC_ROUTES), true);
+
+    for (let i = 0; i < 3; i++) interrupts.send(message(0x45));
+    interrupts.pulse(4);
+
+    expect(lapicPending(vm, 0x45)).toBe(true);
+    expect(picRequest(vm, 4)).toBe(true);
+    expect(interrupts.signalled).toBe(0);
   });
 
   it('that no local APIC takes are dropped', () => {
