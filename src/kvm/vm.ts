@@ -135,7 +135,12 @@ export class KvmVm implements EngineVm {
   }
 
   allocateMemory(size: number): Uint8Array {
-    const memory = allocateRam({ size: Math.ceil(size / PAGE) * PAGE, native: nativeMemory(this.#native) });
+    const memory = allocateRam({
+      size: Math.ceil(size / PAGE) * PAGE,
+      // Who fills it knows how much of it will be touched.
+      overcommit: true,
+      native: nativeMemory(this.#native),
+    });
     return memory.bytes(memory.regions[0].gpa, memory.regions[0].size);
   }
 

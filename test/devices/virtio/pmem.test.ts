@@ -1,11 +1,17 @@
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { VirtioPmem } from '../../../src/devices/virtio/pmem/pmem.ts';
 import { PmemWriteGuard } from '../../../src/devices/virtio/pmem/write-guard.ts';
+import * as host from '../../../src/memory/host-memory.ts';
 import type { BlockBackend } from '../../../src/storage/backend.ts';
 import { DeviceBench, settle } from '../../support/device-bench.ts';
 import { MemoryDisk } from './support/memory-disk.ts';
 import { MmioDriver } from './support/mmio-driver.ts';
 import { F } from './support/transport-driver.ts';
+
+vi.mock('../../../src/memory/host-memory.ts', { spy: true });
+afterEach(() => {
+  vi.mocked(host.hostMemory).mockReset();
+});
 
 const GPA = 0x1_4000_0000;
 const MIB = 2 ** 20;
@@ -124,6 +130,17 @@ describe('its content', () => {
 
     expect(disk.calls).toEqual(['read 0', 'close']);
     expect(guest.memory[MIB]).toBe(0);
+  });
+
+  it('is refused by a host that has no memory for it', async () => {
+    const guest = new Guest({ size: 4 * MIB });
+    vi.mocked(host.hostMemory).mockReturnValue({ total: 2 ** 33, available: 2 ** 20 });
+
+    await expect(guest.device.load(new MemoryDisk(8192))).rejects.toMatchObject({
+      code: 'TSV_E_HOST_MEMORY',
+    });
+
+    expect(guest.memory[0]).toBe(0);
   });
 
   it('fails with what the disk fails with; nothing is written afterwards', async () => {
