@@ -187,6 +187,12 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
       hint: 'Use irqchip: "kernel" (the default) or "split", or board: "none".',
     });
   }
+  const { disks, pmem, virtio, rng } = resolved;
+  if (board === 'none' && (disks.length + pmem.length + virtio.length > 0 || rng)) {
+    throw new TsvError('TSV_E_CONFIG', 'The bare board has no virtio devices.', {
+      hint: 'Leave disks, pmem, virtio and rng out, or use board: "pc".',
+    });
+  }
   return resolved;
 }
 

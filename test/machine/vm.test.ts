@@ -318,6 +318,7 @@ describe.each(ENGINES)('on %s', (accel) => {
         'TSV_E_CONFIG',
       ],
       ['time that runs backwards', { timeScale: -1 }, 'TSV_E_CONFIG'],
+      ['an entropy device on the bare board', { rng: true }, 'TSV_E_CONFIG'],
     ])('%s: a clear error', async (_, config, code) => {
       await expect(Vm.create({ accel, board: 'none', boot, ...config })).rejects.toMatchObject({ code });
     });
