@@ -177,12 +177,17 @@ export function planRun(args: RunArguments): RunPlan {
 
 function planConsoles(args: RunArguments): Pick<RunPlan, 'serial' | 'consoles'> {
   const consoles = (args.console ?? []).map(parseConsole);
-  const stdio = consoles.filter(({ target }) => target.kind === 'stdio').length;
-  const serial = parseTarget(args.serial ?? (stdio > 0 ? 'none' : 'stdio'), 'serial');
-  if (stdio + (serial.kind === 'stdio' ? 1 : 0) > 1) {
-    throw new TsvError('TSV_E_USAGE', 'Only one console can have standard input and output.', {
-      hint: 'Send the others elsewhere: file:PATH, pty, socket:PATH or none.',
-    });
+  const takesStdio = consoles.some(({ target }) => target.kind === 'stdio');
+  const serial = parseTarget(args.serial ?? (takesStdio ? 'none' : 'stdio'), 'serial');
+  const taken = new Set<string>();
+  for (const target of [serial, ...consoles.map((spec) => spec.target)]) {
+    const place = target.kind === 'stdio' ? 'standard input and output' : 'path' in target && target.path;
+    if (place && taken.has(place)) {
+      throw new TsvError('TSV_E_USAGE', `Only one console can have ${place}.`, {
+        hint: 'Send the others elsewhere: to a file, pty or socket of their own, or none.',
+      });
+    }
+    if (place) taken.add(place);
   }
   return { serial, consoles };
 }

@@ -147,6 +147,8 @@ describe('a --console value', () => {
     expect(planRun({ flat: 'x', console: ['stdio'], serial: 'pty' }).serial).toEqual({ kind: 'pty' });
     expect(() => plan('stdio', 'stdio')).toThrow(expect.objectContaining({ code: 'TSV_E_USAGE' }));
     expect(() => planRun({ flat: 'x', console: ['stdio'], serial: 'stdio' })).toThrow('Only one console');
+    expect(() => plan('file:a', 'socket:a')).toThrow('Only one console can have a.');
+    expect(plan('pty', 'none', 'pty', 'none').consoles).toHaveLength(4);
   });
 
   it('for a port alone makes no console of it', () => {

@@ -49,7 +49,10 @@ describe("the demo's disk", () => {
     async () => {
       const cache = cacheOfFetched();
 
-      const first = await runDemo(cache, 'echo one > /disk/first; sleep 100 > /disk/open &');
+      const first = await runDemo(
+        cache,
+        'echo one > /disk/first; sleep 100 > /disk/open & poweroff; sleep 100',
+      );
       expect(first.status).toBe(0);
       expect(check(cache)).toBe(0);
       const header = execFileSync('dumpe2fs', ['-h', join(cache, DISK)], { encoding: 'utf8', stdio: 'pipe' });

@@ -5,7 +5,7 @@ import { TsvError } from '../../errors.ts';
 import { addBusybox } from './busybox.ts';
 import { encodeCpio } from './cpio.ts';
 import { addHostFile, type HostFile } from './host-files.ts';
-import { type InitMount, initScript } from './init-script.ts';
+import { type InitMount, initScript, SHELL_SETUP, SHELL_SETUP_PATH } from './init-script.ts';
 import { addModules, type ModuleOptions } from './modules.ts';
 import { rootScript } from './root-script.ts';
 import { FileTree } from './tree.ts';
@@ -95,7 +95,12 @@ function defaultInit(
     return rootScript({ modules });
   }
   const { command, greeting, mounts = [] } = options;
-  if (applets !== undefined) return initScript({ modules, applets, command, greeting, mounts });
+  if (applets !== undefined) {
+    if (!tree.has(SHELL_SETUP_PATH)) {
+      tree.add({ type: 'file', path: SHELL_SETUP_PATH, mode: 0o644, data: toBytes(SHELL_SETUP) });
+    }
+    return initScript({ modules, applets, command, greeting, mounts });
+  }
   if (command === undefined) return undefined;
   throw new TsvError('TSV_E_INITRAMFS', 'A command needs a shell in the initramfs to run it.', {
     hint: 'Add busybox, or give an /init of your own.',

@@ -28,6 +28,23 @@ export interface InitScriptOptions {
   readonly applets: readonly string[];
 }
 
+/** Where {@link SHELL_SETUP} is in the initramfs. */
+export const SHELL_SETUP_PATH = '/etc/tsvisor.sh';
+
+/**
+ * What the shell and /init's command start with: poweroff and its like. Busybox's own ask its init, which /init is not.
+ * Without -f these end all programs, so that /init goes on to its end, and file systems come off before the power goes.
+ */
+export const SHELL_SETUP = `finish() {
+  case " $* " in *' -f '*) busybox "$@" ;; esac
+  kill -HUP -1
+  exit
+}
+poweroff() { finish poweroff "$@"; }
+halt() { finish halt "$@"; }
+reboot() { finish reboot "$@"; }
+`;
+
 /**
  * A script that mounts the kernel's file systems, loads modules, runs the command and powers the machine off. The exit
  * status of the command is printed, so that whoever watches the console can tell.
@@ -40,7 +57,7 @@ export function initScript(options: InitScriptOptions): string {
   const shellLines = greeting === undefined ? [shell] : [`echo ${quote(greeting)}`, shell];
   return [
     '#!/bin/sh',
-    'export PATH=/bin HOME=/',
+    `export PATH=/bin HOME=/ ENV=${SHELL_SETUP_PATH}`,
     'mkdir -p /proc /sys /dev /tmp',
     'mount -t proc proc /proc',
     'mount -t sysfs sysfs /sys',
@@ -48,7 +65,7 @@ export function initScript(options: InitScriptOptions): string {
     ...modules.map((path) => `insmod ${quote(path)}`),
     ...(hasVirtioConsole ? [OPEN_CONSOLE, NAME_PORTS] : []),
     ...mounts.map(mountLines),
-    ...(command === undefined ? shellLines : [`(\n${command}\n)`]),
+    ...(command === undefined ? shellLines : [`(\n. ${SHELL_SETUP_PATH}\n${command}\n)`]),
     'echo "init: exit status $?"',
     ...mounts.toReversed().map(unmountLines),
     // What the console has not sent when the power goes is lost.

@@ -59,8 +59,12 @@ export const initramfsBuildCommand: CliCommand<BuildArguments> = {
     ['tsvisor initramfs build -o initrd.img --busybox', 'a shell'],
     ['tsvisor initramfs build -o initrd.img --init ./test --add ./data:/data', 'a static program as /init'],
     [
-      'tsvisor initramfs build -o i.img --busybox --module virtio_blk --kernel-tree ./kernel',
-      'with a driver',
+      'tsvisor initramfs build -o i.img --busybox --module virtio_mmio --module virtio_blk --kernel-tree ./kernel',
+      'with drivers',
+    ],
+    [
+      'tsvisor initramfs build -o i.img --busybox --module virtio_mmio --module virtio_console --kernel-tree ./kernel',
+      'a shell on hvc0, for console=hvc0',
     ],
     [
       'tsvisor initramfs build -o i.img --busybox --switch-root --kernel-tree ./kernel',
