@@ -299,7 +299,7 @@ export class KvmVm implements EngineVm {
   save(): Record<string, unknown> {
     this.#interrupts.flush();
     const { irqchip, pit } = this.#config;
-    const state: Record<string, unknown> = { clock: this.clock };
+    const state: Record<string, unknown> = { clock: this.#stoppedAt ?? this.clock };
     if (irqchip === 'kernel') state.irqchips = IRQCHIPS.map((chip) => this.#irqchip(chip));
     if (pit) {
       const bytes = new Uint8Array(abi.kvm_pit_state2.size);
@@ -322,6 +322,8 @@ export class KvmVm implements EngineVm {
     });
     if (pit !== undefined) this.fd.ioctl(abi.KVM_SET_PIT2, pit);
     this.clock = clock;
+    // What it counts until the machine runs is not the guest's.
+    this.#stoppedAt = clock;
   }
 
   #irqchip(chip_id: number): Uint8Array {

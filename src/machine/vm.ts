@@ -241,6 +241,7 @@ export class Vm implements AsyncDisposable {
     this.#need('created', 'paused');
     if (this.#state === 'created') void this.#bus.serve();
     this.#clock.start();
+    this.#engine.startClock();
     this.#setState('running');
     for (const vcpu of this.#vcpus) if (!this.#halted.has(vcpu)) vcpu.run();
   }

@@ -107,6 +107,23 @@ describe('interrupt controllers in the kernel', () => {
     expect(() => vm.vm.signalMsi({ address: 0xfee77000, data: 0x41 })).not.toThrow();
   });
 
+  it('lets the clock stand from a pause, by way of a saved state, to the next start', async () => {
+    using source = new TestVm();
+    using target = new TestVm();
+    source.vm.stopClock();
+    const { clock } = source.vm.save();
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    const state = source.vm.save();
+
+    target.vm.restore(state);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+
+    expect(state.clock).toBe(clock);
+    expect(target.vm.save().clock).toBe(clock);
+    target.vm.startClock();
+    expect(target.vm.clock).toBeGreaterThanOrEqual(clock as bigint);
+  });
+
   it('saves and restores PIC, I/O APIC, PIT and clock', () => {
     using source = new TestVm({ irqchip: 'kernel', pit: true });
     // Channel 2 in mode 3 with the count 0x1234; PIC master vector base 0x20.
