@@ -1,8 +1,13 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { VirtioPmem } from '../../../src/devices/virtio/pmem/pmem.ts';
 import { PmemWriteGuard } from '../../../src/devices/virtio/pmem/write-guard.ts';
 import * as host from '../../../src/memory/host-memory.ts';
 import type { BlockBackend } from '../../../src/storage/backend.ts';
+import { openDisk } from '../../../src/storage/open.ts';
+import { createQcow2 } from '../../../src/storage/qcow2/create.ts';
 import { DeviceBench, settle } from '../../support/device-bench.ts';
 import { MemoryDisk } from './support/memory-disk.ts';
 import { MmioDriver } from './support/mmio-driver.ts';
@@ -130,6 +135,22 @@ describe('its content', () => {
 
     expect(disk.calls).toEqual(['read 0', 'close']);
     expect(guest.memory[MIB]).toBe(0);
+  });
+
+  it('comes from any format, and from any place of a large disk', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'tsvisor-pmem-'));
+    const path = join(folder, 'image.qcow2');
+    await createQcow2(path, { size: 64 * MIB });
+    const disk = await openDisk(path);
+    for (const at of [0, 5 * MIB - 512, 64 * MIB - 512])
+      await disk.write(at, [new Uint8Array(512).fill(at + 7)]);
+    const guest = new Guest({ size: 64 * MIB });
+
+    await guest.device.load(disk);
+
+    const seen = [0, 511, 512, 5 * MIB - 512, 5 * MIB, 64 * MIB - 513, 64 * MIB - 1];
+    expect(seen.map((at) => guest.memory[at])).toEqual([7, 7, 0, 7, 0, 0, 7]);
+    rmSync(folder, { recursive: true });
   });
 
   it('is refused by a host that has no memory for it', async () => {
