@@ -38,12 +38,14 @@ function still(state: VcpuState): VcpuState {
   return { ...state, lapic, msrs: state.msrs.filter(({ index }) => !clocks.includes(index)) };
 }
 
+/** Where the guest says that it is in its loop. */
+const BEGUN = 0x3000;
+
 async function pausedVm({ longModeVm }: Guests): Promise<Vm> {
-  const vm = await longModeVm('mov eax, 1; 1: test eax, eax; jnz 1b; out 0x55, al; 2: hlt; jmp 2b', {
-    irqchip: 'kernel',
-  });
+  const loop = '1: test eax, eax; jnz 1b; out 0x55, al; 2: hlt; jmp 2b';
+  const vm = await longModeVm(`mov eax, 1; mov [${BEGUN}], al; ${loop}`, { irqchip: 'kernel' });
   vm.start();
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  while (vm.memory.readU8(BEGUN) === 0) await new Promise((resolve) => setTimeout(resolve, 1));
   await vm.pause();
   return vm;
 }
