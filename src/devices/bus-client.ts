@@ -84,6 +84,39 @@ export class BusClient {
     }
   }
 
+  /**
+   * A read that leaves no trace and waits for nobody: that of a latched register.
+   * @returns unsigned value, or -1 when {@link read} has to be asked
+   */
+  readAtOnce(space: number, address: number, size: number): number {
+    const range = this.#find(space, address);
+    if (range === undefined || this.trace !== undefined) return -1;
+    const offset = address - range.base;
+    const mode = this.#wholeMode(range, offset, size);
+    return mode?.read === READ_LATCHED ? this.#latched(mode, offset, size) : -1;
+  }
+
+  /**
+   * A write that waits for nobody: one that is posted.
+   * @returns false when {@link write} has to be asked
+   * @throws ChannelAborted when the machine stops
+   */
+  writeAtOnce(space: number, address: number, size: number, value: number): boolean {
+    const range = this.#find(space, address);
+    if (range === undefined || this.trace !== undefined || this.synchronous) return false;
+    const offset = address - range.base;
+    if (this.#wholeMode(range, offset, size)?.write !== WRITE_POSTED) return false;
+    this.#channel.post(this.#bell, range.id, offset, size, value);
+    return true;
+  }
+
+  /** The mode of a register that an access, which the device takes as one, lies in as a whole. */
+  #wholeMode(range: Range, offset: number, size: number): TableMode | undefined {
+    if (size > range.maxAccess) return undefined;
+    const mode = this.#mode(range, offset);
+    return mode !== undefined && offset + size <= mode.offset + mode.size ? mode : undefined;
+  }
+
   /** Carries out the access in the largest pieces that fit; bytes that nobody claims read as 0xff. */
   #split(
     space: number,
@@ -150,10 +183,14 @@ export class BusClient {
   #readRange(range: Range, offset: number, size: number): number {
     const mode = range.modes.length === 0 ? undefined : this.#mode(range, offset);
     if (mode !== undefined && mode.read === READ_LATCHED && offset + size <= mode.offset + mode.size) {
-      const word = Atomics.load(this.#table.latches, mode.readLatch) >>> ((offset - mode.offset) * 8);
-      return size === 4 ? word >>> 0 : word & (2 ** (size * 8) - 1);
+      return this.#latched(mode, offset, size);
     }
     return this.#channel.call(this.#bell, range.id, offset, size, false, 0);
+  }
+
+  #latched(mode: TableMode, offset: number, size: number): number {
+    const word = Atomics.load(this.#table.latches, mode.readLatch) >>> ((offset - mode.offset) * 8);
+    return size === 4 ? word >>> 0 : word & (2 ** (size * 8) - 1);
   }
 
   #writeRange(range: Range, offset: number, size: number, value: number): void {

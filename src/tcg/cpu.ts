@@ -5,7 +5,7 @@ import { Blocks } from './decode/blocks.ts';
 import { CodeWatch } from './decode/code-watch.ts';
 import { Decoder } from './decode/decoder.ts';
 import { SERIALIZES } from './decode/serializing.ts';
-import { ExitLog } from './exits.ts';
+import { ExitLog, type PromptPorts } from './exits.ts';
 import {
   type CompiledModules,
   type InterpreterExports,
@@ -60,6 +60,8 @@ export class Cpu {
   readonly exports: InterpreterExports;
   /** Told of bytes at RIP that are no instruction of this CPU, once for each opcode. UD2 is none of them. */
   onUnimplemented: ((bytes: Uint8Array, rip: bigint) => void) | undefined;
+  /** undefined where every port access is an exit. */
+  ports: PromptPorts | undefined;
   readonly rendezvous: Rendezvous;
   /** Which CPUID features it has. */
   hasFeature: (feature: string) => boolean;

@@ -11,6 +11,14 @@ export interface DeviceAccess {
   readonly data: Uint8Array;
 }
 
+/** Ports that can be read and written without leaving run(). */
+export interface PromptPorts {
+  /** @returns unsigned value, or -1 when it takes an exit */
+  read(port: number, bytes: number): number;
+  /** @returns false when it takes an exit */
+  write(port: number, bytes: number, value: number): boolean;
+}
+
 /** Largest MMIO access of an exit (struct kvm_run, mmio.data). */
 const MAX_DATA = 8;
 
@@ -20,6 +28,11 @@ export class ExitLog {
   #cursor = 0;
   /** The access that waits for its completion. */
   pending: DeviceAccess | undefined;
+
+  /** Whether nothing of the instruction has been carried out by an exit. */
+  get isEmpty(): boolean {
+    return this.#done.length === 0 && this.pending === undefined;
+  }
 
   /** Executes the instruction from its start. */
   rewind(): void {

@@ -2,6 +2,8 @@
  * A vCPU of the tcg engine, in its worker thread: the processor core (cpu.ts), its local APIC and its time, behind the
  * engine seam. Between two runs of the core it takes what time, other vCPUs and devices have brought.
  */
+import type { BusClient } from '../devices/bus-client.ts';
+import { SPACE } from '../devices/bus-table.ts';
 import { readApicPage, writeApicPage } from '../devices/irqchip/apic-access.ts';
 import { ApicBus } from '../devices/irqchip/apic-bus.ts';
 import { apicMailboxes } from '../devices/irqchip/apic-mailbox.ts';
@@ -390,6 +392,15 @@ export class TcgVcpu implements EngineVcpu {
     const waits = interrupt.injected !== 0 && interrupt.soft === 0;
     this.#injected = waits ? interrupt.nr : -1;
     setEvents(this.cpu, waits ? { ...events, interrupt: { ...interrupt, injected: 0 } } : events);
+  }
+
+  /** Ports that answer at once do so within an instruction; in a virtual clock's machine nothing happens before its time. */
+  attachBus(bus: BusClient): void {
+    if (this.#time.isVirtual) return;
+    this.cpu.ports = {
+      read: (port, bytes) => bus.readAtOnce(SPACE.pio, port, bytes),
+      write: (port, bytes, value) => bus.writeAtOnce(SPACE.pio, port, bytes, value),
+    };
   }
 
   announcePause(): void {

@@ -5,7 +5,9 @@
  * lines, machine-wide state. {@link EngineVcpu} lives in a vCPU's worker thread: it enters the guest and reports
  * exits in the layout of struct kvm_run (src/kvm/abi/run.ts), whichever engine ran.
  */
+
 import type { Mount } from '../devices/bus.ts';
+import type { BusClient } from '../devices/bus-client.ts';
 import type { Device } from '../devices/device.ts';
 import type { Notifier, NotifyPlace } from '../devices/notifications.ts';
 import type { SharedTime } from '../devices/shared-time.ts';
@@ -190,6 +192,8 @@ export interface EngineVcpu {
   /** Queues an external interrupt; only with `irqchip: 'none'`. */
   interrupt(vector: number): void;
   nmi(): void;
+  /** The bus of this thread, for accesses that an engine can carry out without an exit. */
+  attachBus?(bus: BusClient): void;
   /** Tells the guest that it was paused, so that its watchdogs do not take the gap for a hang. */
   announcePause(): void;
   close(): void;

@@ -72,6 +72,8 @@ async function main(): Promise<void> {
   );
   bus.synchronous = init.synchronous ?? false;
   if (tracer.has('io') || tracer.has('mmio')) bus.trace = tracer.access;
+  // What is traced as an exit has to be one.
+  if (!tracer.has('exits')) vcpu.attachBus?.(bus);
   // Not even loaded for an engine that executes everything itself: threads shall come up fast.
   const hooks =
     init.port.engine === 'kvm'

@@ -141,7 +141,8 @@ describe.each(ENGINES)('on %s', (accel) => {
         machine: { cpus: 1, memory: 128 * 2 ** 20 },
         stats: { assisted: 0, unclaimed: 0 },
       });
-      expect(report.stats.exits.IO).toBeGreaterThanOrEqual(9);
+      // The tcg engine posts the console's bytes without an exit.
+      expect(report.stats.exits.IO).toBeGreaterThanOrEqual(accel === 'kvm' ? 9 : 1);
       expect(report.timing.runMs).toBeGreaterThanOrEqual(0);
     });
 
