@@ -13,7 +13,8 @@ export interface DemoArguments {
 
 export const demoCommand: CliCommand<DemoArguments> = {
   name: 'demo',
-  describe: 'Boots a Debian kernel with busybox and gives a shell; fetches both unless they are cached.',
+  describe:
+    'Boots a Debian kernel with busybox and gives a shell; fetches both unless they are cached. /disk is kept.',
   options: {
     memory: { type: 'string', nargs: 1, default: '256M', describe: 'RAM' },
     cpus: { type: 'string', nargs: 1, default: '1', describe: 'number of vCPUs' },
@@ -27,7 +28,7 @@ export const demoCommand: CliCommand<DemoArguments> = {
     'cache-dir': {
       type: 'string',
       nargs: 1,
-      describe: 'where to keep what is fetched (default ~/.cache/tsvisor)',
+      describe: 'where to keep what is fetched, and the disk (default ~/.cache/tsvisor)',
     },
   },
   examples: [
