@@ -32,7 +32,7 @@ async function once(command, rounds) {
 }
 
 function commands(qemu, kernel, disk) {
-  const ours = (eventfds) => [process.execPath, VM, kernel, disk, String(eventfds)];
+  const ours = (eventfds) => [process.execPath, VM, kernel, disk, eventfds];
   // Without ACPI the interrupts are inputs of the first I/O APIC; by default its virtio devices are not of version 1.
   const machine = { accel: 'kvm', machine: 'microvm,acpi=off' };
   const drive = [
@@ -43,8 +43,8 @@ function commands(qemu, kernel, disk) {
   ];
   const modern = ['-cpu', 'qemu64', '-global', 'virtio-mmio.force-legacy=false'];
   return {
-    tsvisor: ours(true),
-    'without eventfds': ours(false),
+    tsvisor: ours('auto'),
+    'without eventfds': ours('none'),
     ...(qemu && { QEMU: qemuMachine(qemu, machine, ...modern, ...drive, '-kernel', kernel) }),
   };
 }

@@ -58,7 +58,7 @@ export {
 } from './storage/overlay.ts';
 export { type CreateQcow2Options, createQcow2 } from './storage/qcow2/create.ts';
 export { type ThrottleClock, ThrottledDisk, type ThrottleLimits } from './storage/throttle.ts';
-export type { EngineVm, IrqchipMode, MsiMessage } from './vcpu/engine.ts';
+export type { EngineVm, EventfdUse, IrqchipMode, MsiMessage } from './vcpu/engine.ts';
 export type { TraceTopic } from './vcpu/protocol.ts';
 export type {
   CpuidEntry,

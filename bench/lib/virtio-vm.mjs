@@ -7,7 +7,7 @@ const vm = await Vm.create({
   memory: '128M',
   boot: { kernel },
   disks: [{ backend: await openDisk(disk) }],
-  eventfds: eventfds === 'true',
+  eventfds,
 });
 vm.console.onData((bytes) => void process.stdout.write(bytes));
 vm.start();

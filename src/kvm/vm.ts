@@ -7,6 +7,7 @@ import { DirtyBitmap } from '../memory/dirty-bitmap.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { KVM_IDENTITY_MAP_BASE, KVM_TSS_BASE } from '../memory/layout.ts';
 import type { EngineVm, EngineVmConfig, MsiMessage, VcpuPort } from '../vcpu/engine.ts';
+import { MSR } from '../vcpu/msrs.ts';
 import type { CpuidEntry } from '../vcpu/state.ts';
 import { REPAIR_MSR } from '../vcpu/syscall-repair.ts';
 import * as abi from './abi/index.ts';
@@ -68,7 +69,7 @@ export class KvmVm implements EngineVm {
     this.fd = system.createVm();
     this.#runSize = system.vcpuMmapSize();
     this.#ramSlots = config.memory.regions.length;
-    if (config.eventfds ?? true) this.#notifiers = new KvmNotifiers(this.fd);
+    if (config.eventfds !== 'none') this.#notifiers = new KvmNotifiers(this.fd);
   }
 
   /**
@@ -93,10 +94,10 @@ export class KvmVm implements EngineVm {
     // The identity map page must be placed before the first vCPU, the TSS before the first entry.
     this.fd.ioctl(abi.KVM_SET_IDENTITY_MAP_ADDR, u64Bytes(KVM_IDENTITY_MAP_BASE));
     this.fd.ioctl(abi.KVM_SET_TSS_ADDR, KVM_TSS_BASE);
-    const { irqchip, pit, memory, eventfds = true } = this.#config;
+    const { irqchip, pit, memory, eventfds = 'auto' } = this.#config;
     if (irqchip === 'kernel') this.fd.ioctl(abi.KVM_CREATE_IRQCHIP);
     this.#routes = new GsiRoutes(this.fd, irqchip === 'kernel' ? PC_ROUTES : []);
-    this.#interrupts = new KvmInterrupts(this.fd, this.#routes, eventfds && irqchip !== 'none');
+    this.#interrupts = new KvmInterrupts(this.fd, this.#routes, irqchip === 'none' ? 'none' : eventfds);
     if (irqchip === 'split') this.enableCap(abi.KVM_CAP_SPLIT_IRQCHIP, [BigInt(abi.KVM_IOAPIC_NUM_PINS)]);
     if (pit)
       this.fd.ioctl(abi.KVM_CREATE_PIT2, abi.kvm_pit_config.encode({ flags: abi.KVM_PIT_SPEAKER_DUMMY }));
@@ -130,7 +131,9 @@ export class KvmVm implements EngineVm {
   }
 
   msrIndices(): number[] {
-    this.#msrIndices ??= this.system.msrIndices();
+    // Without a local APIC in the kernel, KVM lets this one be read and refuses even what it read.
+    const refused = this.#config.irqchip === 'none' ? MSR.MSR_KVM_ASYNC_PF_INT : undefined;
+    this.#msrIndices ??= this.system.msrIndices().filter((index) => index !== refused);
     return this.#msrIndices;
   }
 

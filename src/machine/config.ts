@@ -5,7 +5,7 @@ import type { VirtioDevice } from '../devices/virtio/virtio-device.ts';
 import { TsvError } from '../errors.ts';
 import { parseMemorySize } from '../memory/layout.ts';
 import type { CpuTopology } from '../vcpu/cpuid/index.ts';
-import type { IrqchipMode } from '../vcpu/engine.ts';
+import type { EventfdUse, IrqchipMode } from '../vcpu/engine.ts';
 import type { TraceTopic } from '../vcpu/protocol.ts';
 import { checkPmem, type PmemConfig } from './pmem.ts';
 import type { DiskConfig, VirtioTransport } from './virtio.ts';
@@ -105,11 +105,8 @@ export interface VmConfig {
   clock?: 'host' | 'virtual';
   /** Seed of the guest's random number instructions under tcg, 0 to 2^53-1. Default: the host's entropy; 0 with a virtual clock. */
   seed?: number;
-  /**
-   * Under kvm: let notifications of virtio devices come by ioeventfds, without an exit, and interrupts go by irqfds.
-   * Default true.
-   */
-  eventfds?: boolean;
+  /** What the kvm engine uses eventfds for. Default auto. */
+  eventfds?: EventfdUse;
   /** Milliseconds one access may keep a device busy. Default 30 000; 0 for no limit. */
   deviceTimeout?: number;
   /** Host CPUs for each vCPU's thread: entry i for vCPU i. */
@@ -136,7 +133,7 @@ export interface ResolvedConfig extends Omit<VmConfig, 'memory'> {
   virtio: readonly VirtioDevice[];
   rng: boolean;
   transport: VirtioTransport;
-  eventfds: boolean;
+  eventfds: EventfdUse;
   timeScale: number;
   clock: 'host' | 'virtual';
   deviceTimeout: number;
@@ -168,7 +165,7 @@ export function resolveConfig(config: VmConfig): ResolvedConfig {
     timeScale: config.timeScale ?? 1,
     clock: config.clock ?? 'host',
     seed: config.seed ?? (config.clock === 'virtual' ? 0 : undefined),
-    eventfds: config.eventfds ?? true,
+    eventfds: config.eventfds ?? 'auto',
     deviceTimeout: config.deviceTimeout ?? 30_000,
     affinity: config.affinity ?? [],
     stopOnPanic: config.stopOnPanic ?? true,

@@ -25,6 +25,13 @@ export type EngineName = 'kvm' | 'tcg';
  */
 export type IrqchipMode = 'kernel' | 'split' | 'none';
 
+/**
+ * What kvm uses eventfds for where it can. `auto`: notifications of devices come by ioeventfds, message-signalled interrupts
+ * go by irqfds. `all`: so do edges of interrupt lines, which costs the machine's thread less, but they arrive later: the
+ * kernel hands them to a worker of its own. `none`: exits and ioctls.
+ */
+export type EventfdUse = 'auto' | 'all' | 'none';
+
 /** Options of {@link EngineVm} creation. */
 export interface EngineVmConfig {
   memory: GuestMemory;
@@ -37,8 +44,8 @@ export interface EngineVmConfig {
   apicIds?: readonly number[];
   /** The machine's guest time, for an engine that keeps TSC and timers by it. */
   time?: SharedTime;
-  /** Let the engine use eventfds where it can (KVM's ioeventfd and irqfd). Default true. */
-  eventfds?: boolean;
+  /** Default `auto`. */
+  eventfds?: EventfdUse;
   /** Seed of the guest's random number instructions; from the host's entropy when absent. */
   seed?: number;
 }

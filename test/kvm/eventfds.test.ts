@@ -76,7 +76,7 @@ describe('writes that the kernel watches', () => {
     vm.vm.watchWrite(place, () => {});
 
     expect(vm.vm.watchWrite(place, () => {})).toBeUndefined();
-    using without = new TestVm({ eventfds: false });
+    using without = new TestVm({ eventfds: 'none' });
     expect(without.vm.watchWrite(place, () => {})).toBeUndefined();
   });
 
@@ -105,8 +105,8 @@ describe('writes that the kernel watches', () => {
 });
 
 describe('edges of an interrupt line', () => {
-  it('go by an irqfd', () => {
-    using vm = new TestVm({ irqchip: 'kernel' });
+  it('go by an irqfd if asked for', () => {
+    using vm = new TestVm({ irqchip: 'kernel', eventfds: 'all' });
 
     vm.vm.pulseIrqLine(4);
 
@@ -115,8 +115,8 @@ describe('edges of an interrupt line', () => {
     expect(vm.vm.eventfdCounts().irqfd).toBe(1);
   });
 
-  it('go by KVM_IRQ_LINE where the engine shall not use eventfds', () => {
-    using vm = new TestVm({ irqchip: 'kernel', eventfds: false });
+  it.each(['auto', 'none'] as const)('go by KVM_IRQ_LINE, eventfds %s', (eventfds) => {
+    using vm = new TestVm({ irqchip: 'kernel', eventfds });
 
     vm.vm.pulseIrqLine(4);
 
@@ -125,7 +125,7 @@ describe('edges of an interrupt line', () => {
   });
 
   it('do not take a level back that is driven after them', () => {
-    using vm = new TestVm({ irqchip: 'kernel' });
+    using vm = new TestVm({ irqchip: 'kernel', eventfds: 'all' });
     const level = () => {
       vm.vm.save();
       const chip = abi.kvm_irqchip.encode({ chip_id: abi.KVM_IRQCHIP_PIC_MASTER, chip: new Uint8Array(512) });
@@ -199,7 +199,7 @@ describe('messages', () => {
     using vm = new TestVm({ irqchip: 'kernel' });
     enableLapic(vm);
     const fd = new KvmFd({ ...vm.vm.fd.native, eventfd: () => EMFILE }, vm.vm.fd.fd);
-    const interrupts = new KvmInterrupts(fd, new GsiRoutes(fd, PC_ROUTES), true);
+    const interrupts = new KvmInterrupts(fd, new GsiRoutes(fd, PC_ROUTES), 'all');
 
     for (let i = 0; i < 3; i++) interrupts.send(message(0x45));
     interrupts.pulse(4);

@@ -46,7 +46,7 @@ async function savedExits(plan: Parameters<typeof run>[0]): Promise<number> {
   const exits = ({ mmioExits, interrupts }: Awaited<ReturnType<typeof run>>) =>
     mmioExits - interrupts * EXITS[plan.transport];
   const by = await run(plan);
-  const without = await run(plan, { eventfds: false });
+  const without = await run(plan, { eventfds: 'none' });
   expect([by.notified, without.notified]).toEqual([ROUNDS, ROUNDS]);
   // Two in quick succession may come as one.
   expect(by.ioeventfd).toBeGreaterThan(0);
@@ -72,8 +72,13 @@ it('a trace of accesses shows notifications all the same', async () => {
 });
 
 describe('interrupts', () => {
-  it('of MMIO devices go by an irqfd', async () => {
-    expect((await run({ cpl: 0, transport: 'mmio' })).irqfd).toBe(ROUNDS);
+  it.each([0, 3] as const)('of MMIO devices go by an irqfd if asked for, at CPL %i', async (cpl) => {
+    const by = await run({ cpl, transport: 'mmio' }, { eventfds: 'all' });
+    expect(by).toMatchObject({ interrupts: ROUNDS, irqfd: ROUNDS });
+  });
+
+  it('of MMIO devices go by their line otherwise, which is sooner', async () => {
+    expect((await run({ cpl: 0, transport: 'mmio' })).irqfd).toBe(0);
   });
 
   it('of MSI-X vectors go by an irqfd, once a message has come a second time', async () => {

@@ -15,7 +15,10 @@ it.each([
 ] as const satisfies Partial<GuestPlan>[])('goes on with %o', async (variant) => {
   const requests = [{ buffers: [{ gpa: BUFFERS, length: 64, isWritable: true }] }];
   const create = () =>
-    GuestMachine.create({ requests, rounds: ROUNDS, ...variant }, { accel: 'kvm', rng: true });
+    GuestMachine.create(
+      { requests, rounds: ROUNDS, ...variant },
+      { accel: 'kvm', rng: true, eventfds: 'all' },
+    );
   let guest = await create();
   let ioeventfd = 0;
   for (const share of [0.3, 0.7]) {
