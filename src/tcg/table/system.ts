@@ -57,10 +57,8 @@ operation('INVPCID', '66.0f38.82m Gy,Mx', { ends: true, feature: 'invpcid' });
 operation('INVD', '0f.08');
 operation('WBINVD', ['np.0f.09', 'f3.0f.09']);
 operation('MOV_TO_SEG', '8e Sw,Ew', ENDS);
-system.add('mov_from_seg', '8c Ev,Sw', {}, (c) => {
-  // The whole register is written, memory gets 16 bits; the decoder chooses the size.
-  c.write(0, c.selector());
-});
+// The whole register is written, memory gets 16 bits.
+system.add('mov_from_seg', ['8cr Rv,Sw', '8cm Mw,Sw'], {}, (c) => c.write(0, c.selector()));
 for (const [number, push, pop] of [
   [0, '06 Av i64', '07 Av i64'],
   [1, '0e Av i64', ''],
@@ -72,11 +70,16 @@ for (const [number, push, pop] of [
   system.add(`push_seg${number}`, push, {}, (c) => c.push(c.let(c.selector(number))));
   if (pop !== '') system.add(`pop_seg${number}`, pop, ENDS, (c) => c.system(SYSTEM.POP_SEG, number));
 }
-operation(
-  'LOAD_FAR_POINTER',
-  ['c4m Gv,Mv i64', 'c5m Gv,Mv i64', '0f.b2m Gv,Mv', '0f.b4m Gv,Mv', '0f.b5m Gv,Mv'],
-  ENDS,
-);
+/** LES, LDS, LSS, LFS, LGS; the detail is the segment register. */
+for (const [number, encoding] of [
+  [0, 'c4m Gv,Mv i64'],
+  [3, 'c5m Gv,Mv i64'],
+  [2, '0f.b2m Gv,Mv'],
+  [4, '0f.b4m Gv,Mv'],
+  [5, '0f.b5m Gv,Mv'],
+] as const) {
+  system.add(`load_far_pointer${number}`, encoding, ENDS, (c) => c.system(SYSTEM.LOAD_FAR_POINTER, number));
+}
 operation('CALL_FAR', '9a Fv i64', ENDS);
 operation('JMP_FAR', 'ea Fv i64', ENDS);
 operation('CALL_FAR_MEMORY', 'ff/3m Mv', ENDS);

@@ -74,6 +74,55 @@ export const PROTECTED: readonly GuestCase[] = [
       'cf9b00 ffffffff 1 409300 fff 101 ffffffff ffffffff 0 ec00 ffffffff 0 8b00 67 0 ffffffff ffffffff 0 ffffffff ffffffff 0 ffffffff ffffffff 0 .',
   },
   {
+    name: 'segment registers by moves, the stack and far pointers',
+    mode: 'real',
+    source: protected32(
+      `
+      mov eax, 0x40; mov fs, eax
+      mov ebx, -1; mov ebx, fs; hex ebx
+      mov ebx, -1; mov bx, fs; hex ebx
+      mov dword ptr [word], -1; mov [word], fs; hex [word]
+      push fs; pop eax; movzx eax, ax; hex eax
+      push 0x48; pop gs; mov eax, gs; hex eax
+      lfs ecx, [far48]; hex ecx; mov eax, fs; hex eax
+      lgs cx, [far40]; hex ecx; mov eax, gs; hex eax
+      les ecx, [far48]; mov eax, es; hex eax
+      lss esp, [stack]; mov eax, ss; hex eax; mov eax, esp; sub eax, offset kernel_stack; hex eax
+      lds ecx, [far48]; mov eax, ds; mov ecx, DATA; mov ds, ecx; hex eax
+      mov ecx, 0x77; try lfs ecx, [bad]
+      hex ecx; mov eax, fs; hex eax
+      try pop cs:[word]
+      push 0x7f8; try pop fs
+      jmp end
+      word: .long 0
+      far48: .long 0x12345678; .word 0x48
+      far40: .word 0x9abc; .word 0x40
+      stack: .long kernel_stack - 16; .word 0x48
+      bad: .long 1; .word 0x7f8`,
+      ['0x00cf93000000ffff', '0x00cf93000000ffff'],
+    ),
+    output:
+      '40 ffff0040 ffff0040 40 48 12345678 48 12349abc 40 48 48 fffffff0 48 #GP:7f8 77 48 #GP:0 #GP:7f8 .',
+  },
+  {
+    name: 'BOUND and INTO',
+    mode: 'real',
+    source: protected32(`
+      mov eax, -5; try bound eax, [limits]
+      mov eax, -6; try bound eax, [limits]
+      mov eax, 9; try bound eax, [limits]
+      mov eax, 10; try bound eax, [limits]
+      mov ax, 3; try bound ax, [limits16]
+      mov ax, 4; try bound ax, [limits16]
+      xor eax, eax; try into
+      mov al, 0x7f; inc al; try into
+      jmp end
+      limits: .long -5, 9
+      limits16: .word 3, 3`),
+    output: 'ok #BR:0 ok #BR:0 ok #BR:0 ok #OF:0 .',
+    notOnSoftwareKvm: 'its emulator does not know BOUND',
+  },
+  {
     name: 'ARPL',
     mode: 'real',
     source: protected32(`
