@@ -28,6 +28,8 @@ export interface MachineState {
   /** What the engine keeps outside of vCPUs and devices: an in-kernel irqchip and its clock. */
   engine: Record<string, unknown>;
   vcpus: Partial<VcpuState>[];
+  /** Indices of vCPUs that have come to their end, on a machine without interrupt controllers. */
+  halted: number[];
 }
 
 /**
@@ -46,7 +48,7 @@ export async function saveMachine(vm: Vm): Promise<MachineState> {
   };
   const indices = Array.from({ length: vm.config.cpus }, (_, index) => index);
   const vcpus = await Promise.all(indices.map((index) => vm.readVcpu(index, ...stateKeys(vm))));
-  return { ...taken, vcpus };
+  return { ...taken, vcpus, halted: [...vm.halted] };
 }
 
 /**
@@ -60,6 +62,7 @@ export async function restoreMachine(vm: Vm, state: MachineState): Promise<void>
   for (const { gpa, bytes } of state.memory) vm.memory.write(gpa, bytes);
   vm.clock.restore(state.clock);
   await Promise.all(state.vcpus.map((vcpu, index) => vm.writeVcpu(index, vcpu)));
+  vm.halted = state.halted;
   // Interrupt controllers come first on the bus and last here: devices raise their lines while all inputs are masked, and
   // what the controllers had not delivered yet finds local APICs that take it.
   for (const [index, device] of [...vm.devices.entries()].reverse()) {

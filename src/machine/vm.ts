@@ -329,6 +329,15 @@ export class Vm implements AsyncDisposable {
     return this.#engine;
   }
 
+  /** @internal Indices of vCPUs whose run HLT has ended, because there is nothing that could wake them. */
+  get halted(): readonly number[] {
+    return [...this.#halted].map(({ index }) => index);
+  }
+  set halted(indices: readonly number[]) {
+    this.#halted.clear();
+    for (const index of indices) this.#halted.add(this.#vcpu(index));
+  }
+
   /** Counters, readable at any time. */
   stats(): VmStats {
     const stats: VmStats = {
