@@ -32,6 +32,19 @@ function writeHeader({ vm }: GuestMachine, index: number, type: number, sector: 
   vm.memory.writeU8(at(index) + 16, 0xff);
 }
 
+/** Under kvm no notification exits, and interrupts but those of a pin go by irqfds. */
+function expectEventfds({ vm, notified }: GuestMachine, { transport }: Variant): void {
+  const { ioeventfd, irqfd } = vm.stats();
+  if (vm.accel.engine === 'tcg') {
+    expect([ioeventfd, irqfd]).toEqual([undefined, undefined]);
+    return;
+  }
+  expect(ioeventfd).toBeGreaterThan(0);
+  expect(ioeventfd).toBeLessThanOrEqual(notified);
+  if (transport === 'pin') expect(irqfd).toBe(0);
+  else expect(irqfd).toBeGreaterThan(0);
+}
+
 describe.each(ENGINES)('on %s', (accel) => {
   describe.each(VARIANTS)('a guest at CPL $cpl by $transport with a $ring ring', (variant) => {
     it('reads and writes a disk', async () => {
@@ -46,7 +59,7 @@ describe.each(ENGINES)('on %s', (accel) => {
       ];
       await using guest = await GuestMachine.create(
         { ...variant, requests, rounds: 3, size: 16 },
-        { accel, disks: [{ backend: disk, serial: 'disk of a test' }] },
+        { accel, eventfds: 'all', disks: [{ backend: disk, serial: 'disk of a test' }] },
       );
       writeHeader(guest, 0, BLK_T.OUT, 8);
       writeHeader(guest, 1, BLK_T.IN, 8);
@@ -69,6 +82,7 @@ describe.each(ENGINES)('on %s', (accel) => {
       expect(guest.config.getBigUint64(0, true)).toBe(64n);
       expect(guest.notified).toBe(6);
       expect(guest.interrupts[0]).toBeGreaterThanOrEqual(6);
+      expectEventfds(guest, variant);
     });
 
     it('gets random bytes', async () => {
@@ -76,7 +90,10 @@ describe.each(ENGINES)('on %s', (accel) => {
         { buffers: [answered(at(0), 64)], wait: false },
         { buffers: [answered(at(1), 100), answered(at(2), 200)] },
       ];
-      await using guest = await GuestMachine.create({ ...variant, requests }, { accel, rng: true });
+      await using guest = await GuestMachine.create(
+        { ...variant, requests, rounds: 2 },
+        { accel, eventfds: 'all', rng: true },
+      );
 
       await guest.run();
 
@@ -88,6 +105,7 @@ describe.each(ENGINES)('on %s', (accel) => {
       expect(guest.written).toEqual([64, 300]);
       for (const piece of pieces) expect(new Set(piece).size).toBeGreaterThan(20);
       expect(new Set(pieces.map((piece) => piece.slice(0, 64))).size).toBe(3);
+      expectEventfds(guest, variant);
     });
 
     it('prints on a console and reads what is typed', async () => {
@@ -109,26 +127,27 @@ describe.each(ENGINES)('on %s', (accel) => {
         { queue: 0, buffers: [answered(at(2), 64)] },
       ];
       await using guest = await GuestMachine.create(
-        { ...variant, requests, queues: 2 },
-        { accel, virtio: [console] },
+        { ...variant, requests, queues: 2, rounds: 2 },
+        { accel, eventfds: 'all', virtio: [console] },
       );
       guest.vm.memory.write(at(0), Buffer.from('hello '));
       guest.vm.memory.write(at(1), Buffer.from('guest'));
 
       await guest.run();
 
-      expect(printed).toBe('hello guest');
+      expect(printed).toBe('hello guesthello guest');
       expect(guest.written).toEqual([0, 5]);
       expect(Buffer.from(guest.vm.memory.read(at(2), 5)).toString()).toBe('typed');
       expect([guest.config.getUint16(0, true), guest.config.getUint16(2, true)]).toEqual([132, 43]);
+      expectEventfds(guest, variant);
     });
 
     it('reads and writes persistent memory, and flushes it', async () => {
       const image = new MemoryDisk();
       const requests = [{ buffers: [sent(at(0), 4), answered(at(1), 4)] }];
       await using guest = await GuestMachine.create(
-        { ...variant, requests, window: true },
-        { accel, pmem: [{ backend: image, overlay: true }] },
+        { ...variant, requests, window: true, rounds: 2 },
+        { accel, eventfds: 'all', pmem: [{ backend: image, overlay: true }] },
       );
       guest.vm.memory.writeU32(at(1), 0xffffffff);
 
@@ -138,6 +157,7 @@ describe.each(ENGINES)('on %s', (accel) => {
       expect(guest.written).toEqual([4]);
       expect(guest.vm.memory.readU32(at(1))).toBe(0);
       expect(guest.config.getBigUint64(8, true)).toBe(2n << 20n);
+      expectEventfds(guest, variant);
     });
   });
 });
