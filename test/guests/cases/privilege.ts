@@ -112,6 +112,83 @@ export const PRIVILEGE: readonly GuestCase[] = [
     },
   ),
   {
+    name: 'segment registers by moves, the stack and far pointers',
+    mode: 'long64',
+    source: long64(`
+      mov eax, DATA; mov fs, eax
+      mov rbx, -1; mov rbx, fs; hex rbx
+      mov rbx, -1; mov bx, fs; hex rbx
+      mov qword ptr [place], -1; mov [place], fs; mov rax, [place]; hex rax
+      push fs; pop rax; movzx eax, ax; hex rax
+      push USERDATA; pop gs; mov eax, gs; hex rax
+      lfs ecx, [wide]; hex rcx; mov eax, fs; hex rax
+      lgs cx, [narrow]; hex rcx; mov eax, gs; hex rax
+      mov ecx, 0x77; try lgs ecx, [bad]
+      hex rcx; mov eax, gs; hex rax
+      jmp end
+      place: .quad 0
+      wide: .long 0x12345678; .word USERDATA
+      narrow: .word 0x9abc; .word DATA
+      bad: .long 1; .word 0x7f8`),
+    output: '10 ffffffffffff0010 ffffffffffff0010 10 2b 12345678 2b 12349abc 10 #GP:7f8 77 10 .',
+  },
+  {
+    name: 'system registers stored to registers and memory',
+    mode: 'long64',
+    source: long64(`
+      .macro stored insn:req
+        mov rax, -1; \\insn eax; hex rax
+        mov rax, -1; \\insn ax; hex rax
+        mov qword ptr [place], -1; \\insn word ptr [place]; mov rax, [place]; hex rax
+      .endm
+      .macro same at:req
+        lea rsi, [place]; lea rdi, [\\at]; mov ecx, 10; repe cmpsb; setz al; movzx eax, al; hex rax
+      .endm
+      stored sldt
+      stored str
+      mov rbx, cr0
+      smsw eax; xor eax, ebx; movzx eax, ax; hex rax
+      mov rax, -1; smsw ax; xor ax, bx; hex rax
+      mov qword ptr [place], -1; smsw word ptr [place]; xor [place], bx; mov rax, [place]; hex rax
+      mov eax, 8; lmsw ax; mov rax, cr0; and eax, 15; hex rax
+      clts; mov rax, cr0; and eax, 15; hex rax
+      mov word ptr [place], 3; lmsw word ptr [place]; mov rax, cr0; and eax, 15; hex rax
+      sgdt [place]; same gdtr
+      sidt [place]; same idtr
+      jmp end
+      .balign 16
+      place: .fill 16, 1, 0`),
+    output:
+      '0 ffffffffffff0000 ffffffffffff0000 40 ffffffffffff0040 ffffffffffff0040 0 ffffffffffff0000 ffffffffffff0000 9 1 3 1 1 .',
+  },
+  {
+    name: 'IA32_TSC_AUX, by the instructions that read it',
+    mode: 'long64',
+    source: long64(`
+      wrmsr64 0xc0000103, 0x81234567
+      rdtscp; hex rcx
+      rdpid rax; hex rax
+      mov ecx, 0xc0000103; mov eax, 1; mov edx, 1; try wrmsr`),
+    output: '81234567 81234567 #GP:0 .',
+    notOnSoftwareKvm: 'it refuses the MSR',
+  },
+  {
+    name: 'XCR0',
+    mode: 'long64',
+    source: long64(`
+      mov rax, cr4; btr rax, 18; mov cr4, rax
+      xor ecx, ecx; try xgetbv
+      mov rax, cr4; bts rax, 18; mov cr4, rax
+      xgetbv; hex rax; hex rdx
+      mov eax, 3; xsetbv; xgetbv; hex rax
+      mov eax, 2; try xsetbv
+      mov eax, 1; mov edx, 1; try xsetbv
+      mov eax, 1; xor edx, edx; mov ecx, 1; try xsetbv
+      mov ecx, 2; try xgetbv
+      mov eax, 1; cpuid; shr ecx, 27; and ecx, 1; hex rcx`),
+    output: '#UD:0 1 0 3 #GP:0 #GP:0 #GP:0 #GP:0 1 .',
+  },
+  {
     name: 'values that control registers refuse',
     mode: 'long64',
     source: long64(`
