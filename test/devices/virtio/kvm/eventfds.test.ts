@@ -1,11 +1,11 @@
 // needs: kvm
 /** Notifications by ioeventfd and interrupts by irqfd: used by guests of the kvm engine, and given back. */
 import { channel } from 'node:diagnostics_channel';
-import { readdirSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import type { Device } from '../../../../src/devices/device.ts';
 import type { VmConfig } from '../../../../src/machine/config.ts';
 import { Vm } from '../../../../src/machine/vm.ts';
+import { countEventfds } from '../../../support/descriptors.ts';
 import { guestsOn } from '../../../support/guests.ts';
 import { BUFFERS, GuestMachine, type GuestPlan } from '../support/guest-driver.ts';
 
@@ -32,7 +32,6 @@ async function run(...args: Parameters<typeof entropyGuest>): Promise<ReturnType
   return counts(guest);
 }
 
-const descriptors = () => readdirSync('/proc/self/fd').length;
 const turn = () => new Promise((resolve) => setTimeout(resolve, 5));
 async function eventually(condition: () => boolean): Promise<void> {
   while (!condition()) await turn();
@@ -142,11 +141,11 @@ describe('descriptors', () => {
   ] as const)('are given back when the machine ends, by %s', async (transport, move) => {
     await run({ cpl: 0, transport, move });
     await turn();
-    const before = descriptors();
+    const before = countEventfds();
 
     for (let i = 0; i < 3; i++) await run({ cpl: 0, transport, move });
 
-    await eventually(() => descriptors() <= before);
+    await eventually(() => countEventfds() <= before);
   });
 
   it('are given back when a device is removed, and taken again when it comes back', async () => {
@@ -157,14 +156,14 @@ describe('descriptors', () => {
       save: () => ({}),
       restore() {},
     };
-    const before = descriptors();
+    const before = countEventfds();
     for (let i = 0; i < 3; i++) {
       vm.addDevice(device, { mmio: [{ base: 0xd0000000, size: 16 }] });
-      expect(descriptors()).toBe(before + 1);
+      expect(countEventfds()).toBe(before + 1);
 
       await vm.removeDevice(device);
 
-      await eventually(() => descriptors() === before);
+      await eventually(() => countEventfds() === before);
     }
   });
 });
