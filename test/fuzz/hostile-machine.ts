@@ -64,9 +64,15 @@ export class HostileMachine implements AsyncDisposable {
     this.#irqchip = irqchip;
     const pit = board === 'pc' && timeScale === 1;
     this.#engine = KvmVm.create({ memory: this.memory, irqchip, pit }, { probe: probeKvm });
-    this.bus = new Bus({ onDeviceError: (error) => this.errors.push(error) }, { wakeups: loadNative() });
-    this.#irqs = new IrqLines((gsi, level) => this.#engine.setIrqLine(gsi, level));
-    const config = { board, cpus: 1, timeScale, irqchip, disks: [], virtio: [], rng: false };
+    this.bus = new Bus(
+      { onDeviceError: (error) => this.errors.push(error) },
+      { wakeups: loadNative(), notifier: (place, onWrite) => this.#engine.watchWrite(place, onWrite) },
+    );
+    this.#irqs = new IrqLines(
+      (gsi, level) => this.#engine.setIrqLine(gsi, level),
+      (gsi) => this.#engine.pulseIrqLine(gsi),
+    );
+    const config = { board, cpus: 1, timeScale, irqchip, disks: [], pmem: [], virtio: [], rng: false };
     const accel = { engine: 'kvm' };
     const addDevice = (device: Device, options: DeviceOptions) => this.#add(device, options);
     buildBoard({ config, accel, memory: this.memory, addDevice } as unknown as Vm, {
@@ -104,7 +110,7 @@ export class HostileMachine implements AsyncDisposable {
       latch: (offset) => this.bus.latch(device, offset),
       mount: (place) => this.bus.mount(device, place),
       unmount: (place) => this.bus.unmount(device, place),
-      notifiedBy: () => {},
+      notifiedBy: (register) => this.bus.notifiedBy(device, register),
       signalMsi: (message) => this.#engine.signalMsi(message),
       stop: () => this.#ended('stop'),
       log: () => {},
