@@ -40,7 +40,7 @@ function usage(message: string): TsvError {
 export type OpenPort = (
   spec: TargetSpec,
   label: string,
-  events: Pick<TargetEvents, 'onInput' | 'onResize'>,
+  events: Pick<TargetEvents, 'onInput' | 'onResize' | 'onConnect'>,
 ) => Promise<Target>;
 
 /** A virtio console whose ports lead to targets. */
@@ -57,6 +57,8 @@ export class RunConsoles {
       ports: this.#ports.map((port) => ({
         name: port.spec.name,
         isConsole: port.spec.name === undefined,
+        // A console's output is for whoever comes; a program's waits for the one it is for.
+        isConnected: port.spec.name === undefined || port.spec.target.kind !== 'socket',
         onOutput: (bytes) => port.target?.write(bytes),
         onInputSpace: () => port.feed(),
       })),
@@ -66,12 +68,13 @@ export class RunConsoles {
   /** Opens the targets. */
   async connect(open: OpenPort): Promise<void> {
     let consoles = 0;
-    for (const port of this.#ports) {
+    for (const [index, port] of this.#ports.entries()) {
       const { target, name } = port.spec;
       const label = name === undefined ? `console hvc${consoles++}` : `port ${name}`;
       port.target = await open(target, label, {
         onInput: (bytes) => port.receive(bytes),
         onResize: ({ columns, rows }) => this.device.resize(columns, rows),
+        ...(name !== undefined && { onConnect: (isOpen) => this.device.setConnected(isOpen, index) }),
       });
     }
   }

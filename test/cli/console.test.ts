@@ -64,14 +64,23 @@ describe('a guest with console=hvc0', () => {
       terminal.type('echo "[$((6 * 7))]"\r');
       await terminal.shows(/\n\[42\]/);
 
-      // More than the queue of the port holds, which has to wait for the guest.
-      const sent = randomBytes(300_000);
+      // A program that writes waits for its client.
+      terminal.type(
+        `port=/dev/virtio-ports/${NAME}; (echo early >$port; echo "[$((6 * 8))]") & echo "[waits]"\r`,
+      );
+      await terminal.shows(/\n\[waits\]/);
       const client = connect(path);
-      client.write(sent);
-      terminal.type(`port=/dev/virtio-ports/${NAME}; head -c 300000 $port >/tmp/sent; md5sum /tmp/sent\r`);
-      await terminal.shows(new RegExp(`\\n${md5(sent)}  /tmp/sent`));
       const received: Buffer[] = [];
       client.on('data', (bytes) => received.push(bytes));
+      await terminal.shows(/\[48\]/);
+      await expect.poll(() => Buffer.concat(received).toString()).toBe('early\n');
+
+      // More than the queue of the port holds, which has to wait for the guest.
+      const sent = randomBytes(300_000);
+      client.write(sent);
+      terminal.type('head -c 300000 $port >/tmp/sent; md5sum /tmp/sent\r');
+      await terminal.shows(new RegExp(`\\n${md5(sent)}  /tmp/sent`));
+      received.length = 0;
       terminal.type('cat /tmp/sent >$port; echo "[sent]"\r');
       await terminal.shows(/\n\[sent\]/);
       await expect.poll(() => md5(Buffer.concat(received))).toBe(md5(sent));

@@ -89,9 +89,11 @@ class SocketPort {
     client.on('close', () => {
       this.#client = undefined;
       this.#release();
+      this.#events.onConnect?.(false);
     });
     for (const bytes of this.#waiting.splice(0)) client.write(bytes);
     this.#waitingBytes = 0;
+    this.#events.onConnect?.(true);
   }
 
   write(bytes: Uint8Array): void | Promise<void> {

@@ -19,6 +19,8 @@ export interface TargetEvents {
   onCommand(command: EscapeCommand): void;
   /** The terminal has another size now. */
   onResize?(size: TerminalSize): void;
+  /** A client of a socket has come, or gone. */
+  onConnect?(isConnected: boolean): void;
   /** Output can no longer be delivered. EPIPE: the reader has gone. */
   onError(error: NodeJS.ErrnoException): void;
 }

@@ -177,6 +177,29 @@ describe('a console with several ports', () => {
     expect(guest.device.receive(Buffer.from('late'), 2)).toBe(0);
   });
 
+  it('tells when someone on the host comes and goes', async () => {
+    const ports = [{ onOutput() {} }, { name: 'port', isConnected: false, onOutput() {} }];
+    const guest = await new Guest(2, { ports }).start();
+    for (let i = 0; i < 20; i++) guest.provide(2, 64);
+    guest.device.setConnected(true, 1);
+    guest.device.setConnected(false, 1);
+    expect(guest.messages()).toEqual([]);
+    guest.control(1, CONSOLE_EVENT.PORT_READY, 1);
+    expect(guest.messages()).toEqual([[1, CONSOLE_EVENT.NAME, 1, 'port']]);
+    for (const isConnected of [true, true, false]) guest.device.setConnected(isConnected, 1);
+    expect(guest.messages()).toEqual([
+      [1, CONSOLE_EVENT.OPEN, 1, ''],
+      [1, CONSOLE_EVENT.OPEN, 0, ''],
+    ]);
+  });
+
+  it('lets no one on the host stop it by coming and going while the driver takes no messages', async () => {
+    const guest = await new Guest(2).start();
+    guest.control(1, CONSOLE_EVENT.PORT_READY, 1);
+    for (let i = 0; i < 2000; i++) guest.device.setConnected(i % 2 === 1, 1);
+    expect(guest.driver.status() & 64).toBe(0);
+  });
+
   it('works as one port for a driver that knows no more', async () => {
     const guest = await new Guest(3).start(CONSOLE_F.SIZE);
     guest.write(1, 'plain');

@@ -82,6 +82,17 @@ export class VirtioConsole implements VirtioDevice {
     else this.#host?.configChanged();
   }
 
+  /** Someone on the host's side of a port has come, or gone; see {@link ConsolePortOptions.isConnected}. */
+  setConnected(isConnected: boolean, index: number): void {
+    const port = this.#ports[index];
+    if (port === undefined || port.isConnected === isConnected) return;
+    port.isConnected = isConnected;
+    if (!port.isKnown) return;
+    // Whoever comes and goes on the host must not bring down a guest that takes no messages: they are dropped then.
+    this.#outbox.add({ port: index, event: CONSOLE_EVENT.OPEN, value: isConnected ? 1 : 0 });
+    this.#outbox.flush(this.#host?.queue(CONTROL_IN));
+  }
+
   start(host: VirtioHost): void {
     this.#host = host;
     this.#isMultiport = (host.features & CONSOLE_F.MULTIPORT) !== 0n;
@@ -90,7 +101,7 @@ export class VirtioConsole implements VirtioDevice {
       const first = firstQueue(index);
       // A driver that knows of one port has it always open.
       if (!this.#isMultiport) port.isOpen = true;
-      else if (!this.#isRestored) port.isOpen = false;
+      else if (!this.#isRestored) port.isOpen = port.isKnown = false;
       port.start(host, host.queue(first), host.queue(first + 1));
     }
     this.#isRestored = false;
@@ -146,6 +157,7 @@ export class VirtioConsole implements VirtioDevice {
   /** What a driver has to know of a port before it is of use. */
   #introduce(index: number, port: ConsolePort): void {
     const { name, isConsole = index === 0 } = port.options;
+    port.isKnown = true;
     if (isConsole) {
       this.#send({ port: index, event: CONSOLE_EVENT.CONSOLE_PORT, value: 1 });
       this.#sendSize(index);
@@ -153,7 +165,7 @@ export class VirtioConsole implements VirtioDevice {
     if (name !== undefined) {
       this.#send({ port: index, event: CONSOLE_EVENT.NAME, value: 1 }, Buffer.from(name));
     }
-    this.#send({ port: index, event: CONSOLE_EVENT.OPEN, value: 1 });
+    if (port.isConnected) this.#send({ port: index, event: CONSOLE_EVENT.OPEN, value: 1 });
   }
 
   #sendSizes(): void {

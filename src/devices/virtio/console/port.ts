@@ -11,6 +11,11 @@ export interface ConsolePortOptions {
   name?: string;
   /** A terminal (hvc0, hvc1, ...) instead of a plain stream. Default true for port 0. */
   isConsole?: boolean;
+  /**
+   * Someone is on the host's side from the start. Until then a Linux guest's programs wait before they write, and find no
+   * more to read. Default true, and always so for a terminal.
+   */
+  isConnected?: boolean;
   /** Bytes from the guest; a promise holds back its next ones until it settles. */
   onOutput(bytes: Uint8Array): void | Promise<void>;
   /** The guest can take more input than it last could. */
@@ -29,6 +34,10 @@ export class ConsolePort {
   readonly options: ConsolePortOptions;
   /** Someone in the guest listens. */
   isOpen = false;
+  /** The driver is ready for messages about the port. */
+  isKnown = false;
+  /** Someone on the host listens. */
+  isConnected: boolean;
   #host: VirtioHost | undefined;
   #input: Virtqueue | undefined;
   #output: Virtqueue | undefined;
@@ -41,6 +50,7 @@ export class ConsolePort {
 
   constructor(options: ConsolePortOptions) {
     this.options = options;
+    this.isConnected = options.isConnected ?? true;
   }
 
   start(host: VirtioHost, input: Virtqueue | undefined, output: Virtqueue | undefined): void {
@@ -58,6 +68,7 @@ export class ConsolePort {
     this.#later?.cancel();
     this.#later = undefined;
     this.isOpen = false;
+    this.isKnown = false;
   }
 
   /** @returns how many bytes the guest had room for; {@link ConsolePortOptions.onInputSpace} tells when it has more */
@@ -120,13 +131,15 @@ export class ConsolePort {
   }
 
   save(): DeviceState {
-    return { open: this.isOpen, done: this.#done };
+    return { open: this.isOpen, known: this.isKnown, done: this.#done };
   }
 
   /** @throws TSV_E_STATE */
   restore(saved: SavedState): void {
     const done = saved.int('done', 2 ** 32);
+    const isKnown = saved.bool('known');
     this.isOpen = saved.bool('open');
+    this.isKnown = isKnown;
     this.#done = done;
   }
 }
