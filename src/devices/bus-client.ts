@@ -97,7 +97,7 @@ export class BusClient {
   }
 
   /**
-   * A write that waits for nobody: one that is posted.
+   * A write that waits for nobody: one that is posted, or clears bits of a latch.
    * @returns false when {@link write} has to be asked
    * @throws ChannelAborted when the machine stops
    */
@@ -105,8 +105,9 @@ export class BusClient {
     const range = this.#find(space, address);
     if (range === undefined || this.trace !== undefined || this.synchronous) return false;
     const offset = address - range.base;
-    if (this.#wholeMode(range, offset, size)?.write !== WRITE_POSTED) return false;
-    this.#channel.post(this.#bell, range.id, offset, size, value);
+    const how = this.#wholeMode(range, offset, size)?.write;
+    if (how !== WRITE_POSTED && how !== WRITE_W1C) return false;
+    this.#writeRange(range, offset, size, value);
     return true;
   }
 

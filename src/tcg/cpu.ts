@@ -5,7 +5,7 @@ import { Blocks } from './decode/blocks.ts';
 import { CodeWatch } from './decode/code-watch.ts';
 import { Decoder } from './decode/decoder.ts';
 import { SERIALIZES } from './decode/serializing.ts';
-import { ExitLog, type PromptPorts } from './exits.ts';
+import { ExitLog } from './exits.ts';
 import {
   type CompiledModules,
   type InterpreterExports,
@@ -18,6 +18,7 @@ import { Mmu } from './mmu/mmu.ts';
 import { PhysicalMap } from './physical.ts';
 import { Rendezvous } from './rendezvous.ts';
 import { SystemOperations } from './system/operations.ts';
+import { singleAccesses } from './system/single-access.ts';
 import { stackAccesses } from './system/stack-access.ts';
 
 /** What a {@link Cpu} is made with. */
@@ -60,8 +61,6 @@ export class Cpu {
   readonly exports: InterpreterExports;
   /** Told of bytes at RIP that are no instruction of this CPU, once for each opcode. UD2 is none of them. */
   onUnimplemented: ((bytes: Uint8Array, rip: bigint) => void) | undefined;
-  /** undefined where every port access is an exit. */
-  ports: PromptPorts | undefined;
   readonly rendezvous: Rendezvous;
   /** Which CPUID features it has. */
   hasFeature: (feature: string) => boolean;
@@ -91,6 +90,7 @@ export class Cpu {
     this.blocks = new Blocks(this.state, this.mmu, this.map, this.#decoder, interpreter, { index, vcpus });
     this.system = new SystemOperations(this);
     this.mmu.isStackAccess = stackAccesses(this.state, interpreter);
+    this.mmu.isSingleAccess = singleAccesses(this.state, interpreter);
     const { mmu, blocks, system } = this;
     this.exports = instantiate(interpreter, {
       memory,

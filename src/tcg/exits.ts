@@ -11,12 +11,12 @@ export interface DeviceAccess {
   readonly data: Uint8Array;
 }
 
-/** Ports that can be read and written without leaving run(). */
-export interface PromptPorts {
+/** Registers that can be read and written without leaving run(). */
+export interface PromptDevices {
   /** @returns unsigned value, or -1 when it takes an exit */
-  read(port: number, bytes: number): number;
+  read(kind: DeviceAccess['kind'], address: number, bytes: number): number;
   /** @returns false when it takes an exit */
-  write(port: number, bytes: number, value: number): boolean;
+  write(kind: DeviceAccess['kind'], address: number, bytes: number, value: number): boolean;
 }
 
 /** Largest MMIO access of an exit (struct kvm_run, mmio.data). */
@@ -29,10 +29,8 @@ export class ExitLog {
   /** The access that waits for its completion. */
   pending: DeviceAccess | undefined;
 
-  /** Whether nothing of the instruction has been carried out by an exit. */
-  get isEmpty(): boolean {
-    return this.#done.length === 0 && this.pending === undefined;
-  }
+  /** undefined where every access is an exit. */
+  prompt: PromptDevices | undefined;
 
   /** Executes the instruction from its start. */
   rewind(): void {
@@ -53,25 +51,37 @@ export class ExitLog {
     this.pending = undefined;
   }
 
-  /** Reads MMIO; false: leave with an exit. */
-  read(gpa: number, into: Uint8Array): boolean {
+  /** Reads MMIO; `single`: see {@link access}. @returns false: leave with an exit */
+  read(gpa: number, into: Uint8Array, single = false): boolean {
     for (let done = 0; done < into.length; done += MAX_DATA) {
       const piece = into.subarray(done, done + MAX_DATA);
-      if (!this.access('mmio', gpa + done, false, piece)) return false;
+      if (!this.access('mmio', gpa + done, false, piece, single)) return false;
     }
     return true;
   }
 
-  /** Writes MMIO; false: leave with an exit. */
-  write(gpa: number, from: Uint8Array): boolean {
+  /** Writes MMIO. */
+  write(gpa: number, from: Uint8Array, single = false): boolean {
     for (let done = 0; done < from.length; done += MAX_DATA) {
-      if (!this.access('mmio', gpa + done, true, from.subarray(done, done + MAX_DATA))) return false;
+      const piece = from.subarray(done, done + MAX_DATA);
+      if (!this.access('mmio', gpa + done, true, piece, single)) return false;
     }
     return true;
   }
 
-  /** One access; `data` is what to write, or receives what was read. */
-  access(kind: 'mmio' | 'port', address: number, write: boolean, data: Uint8Array): boolean {
+  /**
+   * One access; `data` is what to write, or receives what was read.
+   * @param single true when the instruction has no other access that could end it, so that it is not executed again
+   */
+  access(
+    kind: DeviceAccess['kind'],
+    address: number,
+    write: boolean,
+    data: Uint8Array,
+    single = false,
+  ): boolean {
+    if (single && this.prompt !== undefined && this.#isPrompt(this.prompt, kind, address, write, data))
+      return true;
     const done = this.#done[this.#cursor];
     const isSame =
       done?.kind === kind &&
@@ -87,5 +97,25 @@ export class ExitLog {
     this.#done.length = this.#cursor;
     this.pending = { kind, address, write, data: data.slice() };
     return false;
+  }
+
+  /** Carries an access out where the device lets it, unless results of exits are due. */
+  #isPrompt(
+    prompt: PromptDevices,
+    kind: DeviceAccess['kind'],
+    address: number,
+    write: boolean,
+    data: Uint8Array,
+  ): boolean {
+    const { length } = data;
+    if (this.#done.length > 0 || (length !== 1 && length !== 2 && length !== 4)) return false;
+    let value = 0;
+    if (write) {
+      for (let i = length - 1; i >= 0; i--) value = value * 256 + data[i];
+      return prompt.write(kind, address, length, value);
+    }
+    value = prompt.read(kind, address, length);
+    for (let i = 0; i < length && value >= 0; i++) data[i] = value >>> (i * 8);
+    return value >= 0;
   }
 }

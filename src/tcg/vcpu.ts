@@ -394,12 +394,13 @@ export class TcgVcpu implements EngineVcpu {
     setEvents(this.cpu, waits ? { ...events, interrupt: { ...interrupt, injected: 0 } } : events);
   }
 
-  /** Ports that answer at once do so within an instruction; in a virtual clock's machine nothing happens before its time. */
+  /** What answers at once does so within an instruction; with a virtual clock nothing happens before its time. */
   attachBus(bus: BusClient): void {
     if (this.#time.isVirtual) return;
-    this.cpu.ports = {
-      read: (port, bytes) => bus.readAtOnce(SPACE.pio, port, bytes),
-      write: (port, bytes, value) => bus.writeAtOnce(SPACE.pio, port, bytes, value),
+    const space = (kind: DeviceAccess['kind']) => (kind === 'port' ? SPACE.pio : SPACE.mmio);
+    this.cpu.log.prompt = {
+      read: (kind, address, bytes) => bus.readAtOnce(space(kind), address, bytes),
+      write: (kind, address, bytes, value) => bus.writeAtOnce(space(kind), address, bytes, value),
     };
   }
 

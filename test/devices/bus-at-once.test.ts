@@ -10,6 +10,7 @@ const PORT = 0x3f8;
 const POSTED = 0;
 const LATCHED = 4;
 const PLAIN = 8;
+const CLEARED = 12;
 
 /** One register of each kind, four bytes each. */
 class ThreeRegisters implements Device {
@@ -17,6 +18,7 @@ class ThreeRegisters implements Device {
   readonly registers = [
     { offset: POSTED, size: 4, write: 'posted' },
     { offset: LATCHED, size: 4, read: 'latched' },
+    { offset: CLEARED, size: 4, write: 'w1c', target: LATCHED },
   ] as const;
   read(): number {
     return 0x55;
@@ -39,7 +41,7 @@ let channel: Channel;
 beforeEach(() => {
   bus = new Bus({ onDeviceError: (error) => expect.unreachable(error.message) });
   device = new ThreeRegisters();
-  bus.mount(device, { space: 'pio', base: PORT, size: 12, offset: 0 });
+  bus.mount(device, { space: 'pio', base: PORT, size: 16, offset: 0 });
   channel = new Channel();
   client = new BusClient(bus.table, channel, bus.bell);
 });
@@ -53,6 +55,12 @@ test('a latched register is read', () => {
 test('a posted register is written', () => {
   expect(client.writeAtOnce(SPACE.pio, PORT + POSTED, 1, 0x41)).toBe(true);
   expect(channel.takePosted()).toMatchObject({ offset: POSTED, size: 1, isWrite: true, value: 0x41 });
+});
+
+test('bits of a latched register are cleared', () => {
+  bus.latch(device, LATCHED).store(0b111);
+  expect(client.writeAtOnce(SPACE.pio, PORT + CLEARED, 4, 0b101)).toBe(true);
+  expect(bus.latch(device, LATCHED).load()).toBe(0b010);
 });
 
 test.each([

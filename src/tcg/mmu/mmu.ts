@@ -94,6 +94,8 @@ export class Mmu {
   breakpoints: DataBreakpoints | undefined;
   /** Whether an access of an instruction is one to the stack. */
   isStackAccess: (pc: number, low: number, high: number) => boolean = () => false;
+  /** Whether the instruction of a record has one access, the last thing that can end it. */
+  isSingleAccess: (pc: number) => boolean = () => false;
   readonly walker: PageWalk;
   readonly #state: CpuState;
   readonly #map: PhysicalMap;
@@ -312,11 +314,15 @@ export class Mmu {
     const address = this.#state.base + SCRATCH + slot * SLOT_SIZE;
     if (access === ACCESS.write) return address;
     const { bytes } = this.#state;
+    const single = pieces.length === 1 && this.isSingleAccess(this.#state.i32(S.PC));
     for (const { gpa, offset, length } of pieces) {
       // What is read is ROM's own, also where the piece's write goes to the bus.
       const host = this.#map.host(gpa);
       if (host >= 0) bytes.copyWithin(address + offset, host, host + length);
-      else if (!this.#log.read(gpa, bytes.subarray(address + offset, address + offset + length))) return 0;
+      else {
+        const piece = bytes.subarray(address + offset, address + offset + length);
+        if (!this.#log.read(gpa, piece, single)) return 0;
+      }
     }
     return address;
   }
@@ -341,11 +347,14 @@ export class Mmu {
     }
     state.setI32(S.PC, pc);
     const { bytes } = state;
-    for (const { host: target, gpa, offset, length } of this.#slots[Math.floor(slot / SLOT_SIZE)]) {
+    const pieces = this.#slots[Math.floor(slot / SLOT_SIZE)];
+    const single = pieces.length === 1 && this.isSingleAccess(pc);
+    for (const { host: target, gpa, offset, length } of pieces) {
+      const piece = bytes.subarray(host + offset, host + offset + length);
       if (target >= 0) {
-        bytes.copyWithin(target, host + offset, host + offset + length);
+        bytes.set(piece, target);
         this.touched(target, length);
-      } else if (!this.#log.write(gpa, bytes.subarray(host + offset, host + offset + length))) return true;
+      } else if (!this.#log.write(gpa, piece, single)) return true;
     }
     return false;
   }

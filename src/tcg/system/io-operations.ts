@@ -2,7 +2,6 @@
 
 import { ACCESS } from '../emit/access.ts';
 import { FLAG } from '../emit/rflags.ts';
-import type { PromptPorts } from '../exits.ts';
 import { GPR, R, S, SEG } from '../layout.ts';
 import { DeviceExit, GuestFault, VECTOR } from './fault.ts';
 import { iopl, type Operations } from './operands.ts';
@@ -34,23 +33,10 @@ function portOf(o: Operation): number {
   return at === 0 ? Number(state.gpr(RDX) & 0xffffn) : state.bytes[at];
 }
 
-/** Carries an access out without an exit where the device lets it. */
-function isPrompt(ports: PromptPorts, port: number, write: boolean, data: Uint8Array): boolean {
-  let value = 0;
-  if (write) {
-    for (let i = data.length - 1; i >= 0; i--) value = value * 256 + data[i];
-    return ports.write(port, data.length, value);
-  }
-  value = ports.read(port, data.length);
-  for (let i = 0; i < data.length && value >= 0; i++) data[i] = value >>> (i * 8);
-  return value >= 0;
-}
-
 function access(o: Operation, port: number, write: boolean, data: Uint8Array): void {
   // A breakpoint on the port: the instruction is executed again, alone.
   if (!o.system.debug.port(port, data.length)) throw new DeviceExit();
-  if (o.cpu.ports !== undefined && o.cpu.log.isEmpty && isPrompt(o.cpu.ports, port, write, data)) return;
-  if (!o.cpu.log.access('port', port, write, data)) throw new DeviceExit();
+  if (!o.cpu.log.access('port', port, write, data, true)) throw new DeviceExit();
 }
 
 function bytesOf(o: Operation): number {
