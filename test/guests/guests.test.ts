@@ -3,24 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { probeKvm } from '../../src/kvm/probe.ts';
 import { ENGINES } from '../support/engines.ts';
 import type { GuestCase } from './case.ts';
-import { APIC } from './cases/apic.ts';
-import { DEBUGGING } from './cases/debugging.ts';
-import { PAGING } from './cases/paging.ts';
-import { PAGING32 } from './cases/paging32.ts';
-import { PRIVILEGE } from './cases/privilege.ts';
-import { PROTECTED } from './cases/protected.ts';
-import { TRANSFERS } from './cases/transfers.ts';
 import { runGuest } from './run.ts';
+import { TOPICS } from './topics.ts';
 
-const TOPICS = {
-  paging: PAGING,
-  paging32: PAGING32,
-  transfers: TRANSFERS,
-  privilege: PRIVILEGE,
-  debugging: DEBUGGING,
-  protected: PROTECTED,
-  apic: APIC,
-};
 const isSoftware = ENGINES.includes('kvm') && probeKvm().software;
 
 /** Why this host's KVM cannot run a guest. */

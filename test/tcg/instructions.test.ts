@@ -4,6 +4,7 @@ import { afterAll, expect, test } from 'vitest';
 import { INSTRUCTIONS } from '../../src/tcg/table/index.ts';
 import type { Encoding, InstructionForm } from '../../src/tcg/table/instruction.ts';
 import { budget, patience, SEED } from '../fuzz/support.ts';
+import { isComparable } from './comparable.ts';
 import { Comparison, type Leniency } from './comparison.ts';
 import { Random, randomCase, randomSequence, randomState } from './generate-cases.ts';
 import { hostHas } from './host-features.ts';
@@ -12,34 +13,8 @@ import { type Case, type CaseWidth, CODE, DATA } from './oracle.ts';
 const comparison = new Comparison();
 afterAll(() => comparison[Symbol.dispose]());
 
-/** Not to be compared: results differ by nature, or they are privileged, or they have tests of their own. */
-const EXCLUDED = new Set([
-  // Estimates.
-  'rcpps',
-  'rcpss',
-  'rsqrtps',
-  'rsqrtss',
-  'ldmxcsr',
-  'stmxcsr',
-  // IF and the selectors in FS and GS are the host's, and so are the descriptors where KVM is software.
-  'pushf',
-  // Sets TF and AC, for which the driver is not made.
-  'popf',
-  'push_seg4',
-  'push_seg5',
-  'mov_from_seg',
-  'lsl',
-  'lar',
-  'verr',
-  'verw',
-]);
-
 function comparable(instruction: InstructionForm): boolean {
-  const { name, ends, feature } = instruction;
-  if (ends || EXCLUDED.has(name) || !hostHas(feature)) return false;
-  return !/^(mov_(to|from)|pop_seg|load_far|s[gil]dt|str|smsw|smsw|l[gil]dt|ltr|lmsw|cpuid|rd|wr|int|in$|out|ins$|cli|sti|hlt|vmcall|xgetbv|xsetbv|stac|clac|xsave|xrstor|invd|wbinvd|swapgs)/.test(
-    name,
-  );
+  return isComparable(instruction) && hostHas(instruction.feature);
 }
 
 function firstFailure(

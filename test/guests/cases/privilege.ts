@@ -173,6 +173,29 @@ export const PRIVILEGE: readonly GuestCase[] = [
     notOnSoftwareKvm: 'it refuses the MSR',
   },
   {
+    name: 'ports and strings',
+    mode: 'long64',
+    // The port gives its own number.
+    source: long64(`
+      mov esi, offset text; mov edx, 0xe9; mov ecx, 3; rep outsb
+      sub esi, offset text; hex rsi; hex rcx
+      std; mov edi, offset place + 1; mov ecx, 2; rep insb; cld
+      sub rdi, offset place; hex rdi
+      movzx eax, word ptr [place]; hex rax
+      mov edi, offset place; insb; sub edi, offset place; hex rdi
+      jmp end
+      text: .ascii "abc"
+      place: .word 0`),
+    output: 'abc3 0 ffffffffffffffff e9e9 1 .',
+  },
+  {
+    name: 'INVD, RDPMC without counters, and a call to the hypervisor that it does not know',
+    mode: 'long64',
+    source: long64('try invd; xor ecx, ecx; try rdpmc; mov eax, 0x7777; vmcall; hex rax'),
+    output: 'ok #GP:0 fffffffffffffc18 .',
+    notOnSoftwareKvm: 'VMCALL never completes there',
+  },
+  {
     name: 'XCR0',
     mode: 'long64',
     source: long64(`
@@ -300,9 +323,9 @@ export const PRIVILEGE: readonly GuestCase[] = [
       mov rax, 0x123456789a; try wrfsbase rax
       rdfsbase rbx; hex rbx
       mov rax, 0x800000000000; try wrgsbase rax
-      mov eax, 0x600000; wrgsbase rax
+      mov eax, 0x600000; wrgsbase rax; rdgsbase rbx; hex rbx
       mov qword ptr [0x600008], 0x77; mov rax, gs:[8]; hex rax`),
-    output: '#UD:0 ok 123456789a #GP:0 77 .',
+    output: '#UD:0 ok 123456789a #GP:0 600000 77 .',
     notOnSoftwareKvm: 'CR4.FSGSBASE does not count there',
   },
 ];

@@ -84,6 +84,8 @@ export const PROTECTED: readonly GuestCase[] = [
       mov dword ptr [word], -1; mov [word], fs; hex [word]
       push fs; pop eax; movzx eax, ax; hex eax
       push 0x48; pop gs; mov eax, gs; hex eax
+      push gs; pop es; mov eax, es; hex eax
+      push 0x40; pop ss; mov eax, ss; hex eax
       lfs ecx, [far48]; hex ecx; mov eax, fs; hex eax
       lgs cx, [far40]; hex ecx; mov eax, gs; hex eax
       les ecx, [far48]; mov eax, es; hex eax
@@ -102,7 +104,7 @@ export const PROTECTED: readonly GuestCase[] = [
       ['0x00cf93000000ffff', '0x00cf93000000ffff'],
     ),
     output:
-      '40 ffff0040 ffff0040 40 48 12345678 48 12349abc 40 48 48 fffffff0 48 #GP:7f8 77 48 #GP:0 #GP:7f8 .',
+      '40 ffff0040 ffff0040 40 48 48 40 12345678 48 12349abc 40 48 48 fffffff0 48 #GP:7f8 77 48 #GP:0 #GP:7f8 .',
   },
   {
     name: 'BOUND and INTO',
