@@ -178,6 +178,25 @@ describe('buildInitramfs', () => {
     expect(contentOf(archive, 'init')).toContain('\nsetsid cttyhack sh\n');
   });
 
+  it('greets, mounts what it is told to, and takes that off again at the end', async () => {
+    const archive = await buildInitramfs({
+      busybox: put('busybox', BUSYBOX),
+      greeting: "it's up",
+      mounts: [
+        { device: '/dev/vda', path: '/a b', type: 'ext4', options: 'ro', problem: 'no first' },
+        { device: 'tmpfs', path: '/c', type: 'tmpfs', problem: 'no second' },
+      ],
+    });
+
+    const script = contentOf(archive, 'init');
+    execFileSync('sh', ['-n'], { input: script });
+    expect(script).toContain("mount -t 'ext4' -o 'ro' '/dev/vda' '/a b' || {\n  echo 'no first'\n");
+    expect(script).toMatch(
+      /mkdir -p '\/c'[\s\S]*echo 'it'\\''s up'\n.*sh\n[\s\S]*umount '\/c'[\s\S]*umount '\/a b'/,
+    );
+    execFileSync('sh', ['-n'], { input: contentOf(archive, 'etc/tsvisor.sh') });
+  });
+
   it('leaves an /init of the caller alone', async () => {
     const archive = await buildInitramfs({
       busybox: put('busybox', BUSYBOX),
