@@ -6,6 +6,7 @@ import { PAGING } from './cases/paging.ts';
 import { PAGING32 } from './cases/paging32.ts';
 import { PRIVILEGE } from './cases/privilege.ts';
 import { PROTECTED } from './cases/protected.ts';
+import { REAL } from './cases/real.ts';
 import { TRANSFERS } from './cases/transfers.ts';
 
 export const TOPICS: Readonly<Record<string, readonly GuestCase[]>> = {
@@ -15,5 +16,6 @@ export const TOPICS: Readonly<Record<string, readonly GuestCase[]>> = {
   privilege: PRIVILEGE,
   debugging: DEBUGGING,
   protected: PROTECTED,
+  real: REAL,
   apic: APIC,
 };
