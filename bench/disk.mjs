@@ -4,7 +4,7 @@
  * the same images, kernel and initramfs.
  */
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, readFileSync } from 'node:fs';
 import { buildInitramfs } from '../dist/boot/initramfs/build.js';
 import { fetchBusybox, fetchKernel } from '../dist/host/kernel-fetch.js';
 import { clockOption, comparedWith, diskCommands, unpackKernel } from './lib/disk-machine.mjs';
@@ -16,7 +16,7 @@ const MIB = 2 ** 20;
 const DISK_SIZE = 128 * MIB;
 const MEMORY = '256M';
 /** Of each test. */
-const MILLISECONDS = 700;
+const MILLISECONDS = 1000;
 const CMDLINE = 'console=ttyS0 panic=-1 quiet cryptomgr.notests';
 const MODULES = ['virtio_mmio', 'virtio_blk'];
 
@@ -107,6 +107,12 @@ function images() {
   const qcow2 = temporary('disk.qcow2');
   const [program, ...args] = tsvisor('disk', 'convert', raw, '-o', qcow2);
   execFileSync(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+  // No test shall share the host's disk with what was written here.
+  for (const path of [raw, qcow2]) {
+    const fd = openSync(path, 'r+');
+    fsyncSync(fd);
+    closeSync(fd);
+  }
   return { raw, qcow2 };
 }
 
