@@ -14,6 +14,8 @@ import { buildInitramfs } from '../../../src/boot/initramfs/build.ts';
 import { fetchBusybox, fetchKernel } from '../../../src/host/kernel-fetch.ts';
 import { createQcow2, createRaw, openDisk, Vm } from '../../../src/index.ts';
 import { checkDisk } from '../../../src/storage/check.ts';
+import { hostFileError } from '../../../src/storage/errors.ts';
+import { ImageFile } from '../../../src/storage/file.ts';
 
 /** Only a guest that hangs takes so long, ms. */
 const LIMIT = 300_000;
@@ -148,11 +150,11 @@ it(
       /virtio-blk2: .*cut\.img" ends before offset \d+: something has cut it/,
     );
 
-    const broken = () => Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO' }));
-    const spies = [
-      vi.spyOn(FileHandlePrototype, 'readv').mockImplementation(broken),
-      vi.spyOn(FileHandlePrototype, 'writev').mockImplementation(broken),
-    ];
+    const failing = (method: 'read' | 'write', doing: string) =>
+      vi.spyOn(ImageFile.prototype, method).mockImplementation(function (this: ImageFile) {
+        return Promise.reject(hostFileError(this.path, doing, { code: 'EIO' }));
+      });
+    const spies = [failing('read', 'reading'), failing('write', 'writing')];
     go();
     const eio = await turn('mended');
     expect(eio.output).toMatch(/^read: dd: .*(I\/O|Input\/output) error$/m);
@@ -165,7 +167,7 @@ it(
     const mended = await turn('unflushed');
     expect(mended.output).toContain(`put vdd: done\nvdd ${wanted} `);
 
-    const datasync = vi.spyOn(FileHandlePrototype, 'datasync').mockImplementation(broken);
+    const datasync = vi.spyOn(FileHandlePrototype, 'datasync').mockRejectedValue({ code: 'EIO' });
     go();
     const unflushed = await turn('flushed');
     expect(unflushed.output).toMatch(/^put vdd: dd: .*(I\/O|Input\/output) error$/m);
