@@ -1,9 +1,10 @@
 /** The instructions of basic arithmetic and comparison, between registers and with memory (SDM vol. 1, 8.3.5, 8.3.6). */
+import { ARITHMETIC, FLAG } from '../emit/rflags.ts';
 import { add, divide, multiply } from './arithmetic.ts';
 import { fromDouble, fromInteger, fromSingle } from './convert.ts';
 import { C0, C1, C2, C3, type Float80, SIGN } from './float80.ts';
 import { compare, UNORDERED } from './operations.ts';
-import { EFLAGS, X87_RESULT, type X87Unit } from './unit.ts';
+import { X87_RESULT, type X87Unit } from './unit.ts';
 
 /** `out = a op b`, with ModRM.reg as the operation. */
 function operate(u: X87Unit, reg: number, a: Float80, b: Float80, out: Float80): boolean {
@@ -86,10 +87,10 @@ export function compareFlags(u: X87Unit, i: number, quiet: boolean, pop: boolean
   if (u.empty(0) || u.empty(i)) u.stackFault(false);
   else conditions = compare(u.context, u.get(0, u.a), u.get(i, u.b), quiet);
   u.eflags =
-    (u.eflags & ~EFLAGS.ARITHMETIC) |
-    ((conditions & C0) !== 0 ? EFLAGS.CF : 0) |
-    ((conditions & C2) !== 0 ? EFLAGS.PF : 0) |
-    ((conditions & C3) !== 0 ? EFLAGS.ZF : 0);
+    (u.eflags & ~ARITHMETIC) |
+    ((conditions & C0) !== 0 ? FLAG.CF : 0) |
+    ((conditions & C2) !== 0 ? FLAG.PF : 0) |
+    ((conditions & C3) !== 0 ? FLAG.ZF : 0);
   if (pop && !u.context.unmasked) u.pop();
   return X87_RESULT.DONE;
 }

@@ -1,4 +1,5 @@
 /** The instructions that move data: between registers, and from and to memory (SDM vol. 1, 8.3.3). */
+import { FLAG } from '../emit/rflags.ts';
 import {
   fromBcd,
   fromDouble,
@@ -12,7 +13,7 @@ import {
   writeBcdIndefinite,
 } from './convert.ts';
 import { C1, DE, KIND, kindOf, nanOperand, ROUND, setIndefinite } from './float80.ts';
-import { EFLAGS, X87_RESULT, type X87Unit } from './unit.ts';
+import { X87_RESULT, type X87Unit } from './unit.ts';
 
 /** FLD ST(i) */
 export function loadRegister(u: X87Unit, i: number): number {
@@ -62,7 +63,7 @@ export function exchange(u: X87Unit, i: number): number {
 }
 
 /** EFLAGS of FCMOVB, FCMOVE, FCMOVBE and FCMOVU. */
-const CONDITIONS = [EFLAGS.CF, EFLAGS.ZF, EFLAGS.CF | EFLAGS.ZF, EFLAGS.PF];
+const CONDITIONS = [FLAG.CF, FLAG.ZF, FLAG.CF | FLAG.ZF, FLAG.PF];
 
 /** FCMOVcc by ModRM.reg; an empty register faults whether or not the condition holds. */
 export function conditionalMove(u: X87Unit, reg: number, negated: boolean, i: number): number {

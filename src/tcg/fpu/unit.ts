@@ -14,9 +14,6 @@ export const X87_RESULT = {
   UNDEFINED: 3,
 } as const;
 
-/** Bits of EFLAGS that FCMOVcc reads and FCOMI writes; the latter clears the other arithmetic flags. */
-export const EFLAGS = { CF: 0x1, PF: 0x4, ZF: 0x40, ARITHMETIC: 0x8d5 } as const;
-
 /** Room for the largest memory operand. */
 const OPERANDS = 128;
 
