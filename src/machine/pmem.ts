@@ -5,6 +5,7 @@ import { PmemWriteGuard } from '../devices/virtio/pmem/write-guard.ts';
 import { TsvError } from '../errors.ts';
 import { loadNative, nativeMemory, nativeProblem } from '../kvm/native.ts';
 import { releaseBytes } from '../memory/allocate.ts';
+import { makeMergeable } from '../memory/backends.ts';
 import { MMIO_HOLE_END } from '../memory/layout.ts';
 import type { BlockBackend } from '../storage/backend.ts';
 import type { ResolvedConfig } from './config.ts';
@@ -13,7 +14,7 @@ import type { Vm } from './vm.ts';
 /**
  * A disk image in the guest's physical memory: /dev/pmem0 of a Linux guest, fastest with a file system that is mounted
  * read-only, and without a copy in the guest's page cache with `dax`. It takes as much of the host's memory as it has
- * content.
+ * content; machines with the same content share it when they are `mergeable`.
  */
 export interface PmemConfig {
   /**
@@ -76,6 +77,13 @@ export function addPmem(vm: Vm): MachinePmem {
     next = gpa + size;
     const readOnly = config.overlay !== true;
     const memory = vm.engine.allocateMemory(size);
+    if (vm.config.mergeable) {
+      const { byteOffset: offset, length } = memory;
+      makeMergeable(
+        [{ buffer: memory.buffer as SharedArrayBuffer, offset, length }],
+        nativeMemory(loadNative()),
+      );
+    }
     const release = () => {
       if (nativeProblem() === undefined) releaseBytes(memory, nativeMemory(loadNative()));
     };

@@ -1,11 +1,13 @@
 /** Disk images in guest-physical memory, on every engine. */
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { openDisk, Vm } from '../../src/index.ts';
+import { openDisk, Vm, type VmConfig } from '../../src/index.ts';
+import { loadNative } from '../../src/kvm/native.ts';
 import type { PmemConfig } from '../../src/machine/pmem.ts';
 import { assemble } from '../support/assemble.ts';
+import { hasAddon } from '../support/capabilities.ts';
 import { ENGINES } from '../support/engines.ts';
 import { RecordingDevice } from '../support/guests.ts';
 
@@ -40,8 +42,9 @@ const program = (source: string) => `
   xor eax, eax; mov dx, 0xf4; out dx, al; hlt`;
 
 describe.each(ENGINES)('%s', (accel) => {
-  const create = (source: string, pmem: readonly PmemConfig[]) =>
+  const create = (source: string, pmem: readonly PmemConfig[], options: Partial<VmConfig> = {}) =>
     Vm.create({
+      ...options,
       accel,
       memory: '4M',
       pmem,
@@ -125,6 +128,21 @@ describe.each(ENGINES)('%s', (accel) => {
 
     expect([...vm.memory.read(RESULT, 2)]).toEqual([0x33, 0x55]);
     expect(seen).toEqual([undefined, [[0x99, 0x99]], undefined, undefined]);
+  });
+
+  const canMerge = hasAddon && existsSync('/sys/kernel/mm/ksm');
+  it.runIf(canMerge)('can be shared with machines that have the same content', async () => {
+    await using vm = await create('', [await open(image('merged', 3))], { mergeable: true });
+
+    const [bytes] = vm.memory.dma(FIRST, 4096, false)!;
+    const address = loadNative().addressOf(bytes);
+
+    const areas = readFileSync('/proc/self/smaps', 'latin1').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+    const area = areas.find((text) => {
+      const [first, end] = text.split(/[- ]/, 2).map((hex) => BigInt(`0x${hex}`));
+      return address >= first && address < end;
+    });
+    expect(/^VmFlags:.* mg/m.test(area ?? '')).toBe(true);
   });
 
   it('is not harmed by a file that is cut off while it runs', async () => {
