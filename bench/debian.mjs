@@ -36,7 +36,7 @@ async function once(command) {
   return { login, cpu: childTime() - before };
 }
 
-const PARTS = { login: 'to login:', cpu: 'processor time' };
+const PARTS = { login: 'to the prompt', cpu: 'processor time' };
 
 /** The benchmark. */
 export async function debian({ quick, progress }) {
