@@ -236,6 +236,11 @@ export function areaBase(vcpu: number): number {
   return PAGE_MAP_SIZE + vcpu * AREA_SIZE;
 }
 
+/** Index of a vCPU's S.ATTENTION among the memory's words. */
+export function attentionWord(vcpu: number): number {
+  return (areaBase(vcpu) + S.ATTENTION) >> 2;
+}
+
 /** Bytes the engine needs at the start of the memory. */
 export function engineSize(vcpus: number): number {
   return areaBase(vcpus);

@@ -12,7 +12,7 @@
  * also when the exchange then fails because of a store to the high half; and such a store that comes together with
  * one to the low half, both within that moment, may leave the low half with what was stored last of the two.
  */
-import { ATTENTION_ENGINE, areaBase, ENGINE, INVALIDATIONS, S } from './layout.ts';
+import { ATTENTION_ENGINE, areaBase, attentionWord, ENGINE, INVALIDATIONS } from './layout.ts';
 
 /** In the place that layout.ts keeps for the invalidation queue: not 0 while the vCPU is in run(). */
 const RUNNING = 0x80;
@@ -52,7 +52,7 @@ export class Rendezvous {
     this.#running = runningWord(index);
     this.#others = Array.from({ length: vcpus }, (_, i) => i)
       .filter((i) => i !== index)
-      .map((i) => ({ running: runningWord(i), attention: (areaBase(i) + S.ATTENTION) >> 2 }));
+      .map((i) => ({ running: runningWord(i), attention: attentionWord(i) }));
   }
 
   /** To be called when a vCPU's thread is gone, by force or for want of memory: the others do not wait for it. */

@@ -29,7 +29,7 @@ import { CoreTrace } from './core-trace.ts';
 import { Cpu } from './cpu.ts';
 import { featuresOf, SIGNATURE, tcgCpuid } from './cpuid.ts';
 import type { DeviceAccess } from './exits.ts';
-import { areaBase, RUN, RUN_SIZE, S } from './layout.ts';
+import { areaBase, attentionWord, RUN, RUN_SIZE, S } from './layout.ts';
 import { MemorySlots } from './memory-slots.ts';
 import { PHYSICAL_BITS } from './mmu/walk.ts';
 import { Pace } from './pace.ts';
@@ -88,7 +88,7 @@ export class TcgVcpu implements EngineVcpu {
     const bus = new ApicBus(
       apicMailboxes(cpus, {
         shared: mailboxes,
-        wake: (i) => ({ words, index: (areaBase(i) + S.ATTENTION) >> 2 }),
+        wake: (i) => ({ words, index: attentionWord(i) }),
       }),
     );
     const tsc = new GuestTsc(this.#time);

@@ -19,7 +19,17 @@ import { SIGNATURE, TSC_KHZ, tcgCpuid } from './cpuid.ts';
 import { CodeWatch } from './decode/code-watch.ts';
 import { DirtyLog } from './dirty-log.ts';
 import { type CompiledModules, modulesForThreads } from './interpreter.ts';
-import { ATTENTION_ENGINE, ATTENTION_KICK, areaBase, engineSize, PAGE, RUN, RUN_SIZE, S } from './layout.ts';
+import {
+  ATTENTION_ENGINE,
+  ATTENTION_KICK,
+  areaBase,
+  attentionWord,
+  engineSize,
+  PAGE,
+  RUN,
+  RUN_SIZE,
+  S,
+} from './layout.ts';
 import { MemorySlots } from './memory-slots.ts';
 import { Rendezvous } from './rendezvous.ts';
 import { msrIndices } from './system/msrs.ts';
@@ -265,10 +275,6 @@ export class TcgVm implements EngineVm {
   restore(): void {}
 
   async [Symbol.asyncDispose](): Promise<void> {}
-}
-
-function attentionWord(vcpu: number): number {
-  return (areaBase(vcpu) + S.ATTENTION) >> 2;
 }
 
 /** Guest time that runs from now on, for a VM without a machine around it. */
