@@ -5,6 +5,10 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { openDisk, Vm, type VmConfig } from '../../src/index.ts';
 import { loadNative } from '../../src/kvm/native.ts';
+<<<<<<< Updated upstream
+=======
+import { restoreMachine, saveMachine } from '../../src/machine/machine-state.ts';
+>>>>>>> Stashed changes
 import type { PmemConfig } from '../../src/machine/pmem.ts';
 import { assemble } from '../support/assemble.ts';
 import { hasAddon } from '../support/capabilities.ts';
@@ -130,6 +134,30 @@ describe.each(ENGINES)('%s', (accel) => {
     expect(seen).toEqual([undefined, [[0x99, 0x99]], undefined, undefined]);
   });
 
+<<<<<<< Updated upstream
+=======
+  it('goes on in a restored machine with what the guest had written', async () => {
+    const path = image('saved', 0x10);
+    const source = `mov byte ptr [r8 + 5], 0x44; mov byte ptr [${RESULT}], 1
+      1: pause; cmp byte ptr [${RESULT} + 1], 0; je 1b
+      mov al, [r8 + 5]; mov [${RESULT} + 2], al; mov al, [r8 + 6]; mov [${RESULT} + 3], al`;
+    const pmem = async () => [{ ...(await open(path)), overlay: true }];
+    await using vm = await create(source, await pmem());
+    vm.start();
+    while (vm.memory.readU8(RESULT) === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    await vm.pause();
+    const state = structuredClone(await saveMachine(vm));
+    await vm.close();
+
+    await using next = await create(source, await pmem());
+    await restoreMachine(next, state);
+    next.memory.writeU8(RESULT + 1, 1);
+    await run(next);
+
+    expect([...next.memory.read(RESULT + 2, 2)]).toEqual([0x44, 0x10]);
+  });
+
+>>>>>>> Stashed changes
   const canMerge = hasAddon && existsSync('/sys/kernel/mm/ksm');
   it.runIf(canMerge)('can be shared with machines that have the same content', async () => {
     await using vm = await create('', [await open(image('merged', 3))], { mergeable: true });
