@@ -5,10 +5,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { openDisk, Vm, type VmConfig } from '../../src/index.ts';
 import { loadNative } from '../../src/kvm/native.ts';
-<<<<<<< Updated upstream
-=======
 import { restoreMachine, saveMachine } from '../../src/machine/machine-state.ts';
->>>>>>> Stashed changes
 import type { PmemConfig } from '../../src/machine/pmem.ts';
 import { assemble } from '../support/assemble.ts';
 import { hasAddon } from '../support/capabilities.ts';
@@ -134,8 +131,6 @@ describe.each(ENGINES)('%s', (accel) => {
     expect(seen).toEqual([undefined, [[0x99, 0x99]], undefined, undefined]);
   });
 
-<<<<<<< Updated upstream
-=======
   it('goes on in a restored machine with what the guest had written', async () => {
     const path = image('saved', 0x10);
     const source = `mov byte ptr [r8 + 5], 0x44; mov byte ptr [${RESULT}], 1
@@ -157,7 +152,6 @@ describe.each(ENGINES)('%s', (accel) => {
     expect([...next.memory.read(RESULT + 2, 2)]).toEqual([0x44, 0x10]);
   });
 
->>>>>>> Stashed changes
   const canMerge = hasAddon && existsSync('/sys/kernel/mm/ksm');
   it.runIf(canMerge)('can be shared with machines that have the same content', async () => {
     await using vm = await create('', [await open(image('merged', 3))], { mergeable: true });
