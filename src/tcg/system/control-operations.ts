@@ -61,7 +61,8 @@ function loadTable(o: Operation, baseField: number, limitField: number): void {
   const limit = o.system.linear.get(at, 2);
   const base = o.system.linear.get(at + 2n, long ? 8 : 4);
   if (long && !isCanonical(base)) throw new GuestFault(VECTOR.GP);
-  state.setU64(baseField, base);
+  // With operands of 16 bits the base has 24.
+  state.setU64(baseField, o.size === 2 ? base & 0xff_ffffn : base);
   state.setI32(limitField, Number(limit));
 }
 

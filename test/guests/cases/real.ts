@@ -92,6 +92,20 @@ export const REAL: readonly GuestCase[] = [
     output: '5a 800f 2211 1 102 0 1234 5 1 33 fffd 0 0 1 ecx 7766 9988 88 .',
   },
   {
+    name: 'descriptor tables with bases of 24 and 32 bits',
+    mode: 'real',
+    source: real(`
+      .macro stored insn
+        .byte 0x66; \\insn [0x210]; hex [0x210]; hex [0x212]; hex [0x214]
+      .endm
+      mov word ptr [0x200], 0x1f; mov dword ptr [0x202], 0xaa123456
+      lgdt [0x200]; stored sgdt
+      .byte 0x66; lgdt [0x200]; stored sgdt
+      lidt [0x200]; stored sidt
+      .byte 0x66; lidt [0x200]; stored sidt`),
+    output: '1f 3456 12 1f 3456 aa12 1f 3456 12 1f 3456 aa12 .',
+  },
+  {
     name: 'interrupts, faults and far transfers',
     mode: 'real',
     source: real(`
