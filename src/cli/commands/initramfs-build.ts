@@ -33,7 +33,8 @@ export const initramfsBuildCommand: CliCommand<BuildArguments> = {
       type: 'string',
       nargs: 1,
       array: true,
-      describe: 'kernel module, with what it needs; repeatable (--switch-root brings those for virtio disks)',
+      describe:
+        'kernel module, with what it needs; repeatable (--switch-root brings those for virtio disks and pmem)',
     },
     'kernel-tree': {
       type: 'string',
