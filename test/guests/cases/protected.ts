@@ -107,6 +107,50 @@ export const PROTECTED: readonly GuestCase[] = [
       '40 ffff0040 ffff0040 40 48 48 40 12345678 48 12349abc 40 48 48 fffffff0 48 #GP:7f8 77 48 #GP:0 #GP:7f8 .',
   },
   {
+    name: 'operands and addresses of 16 bits in 32-bit code',
+    mode: 'real',
+    source: protected32(
+      `
+      .macro depth
+        mov eax, esp; sub eax, offset kernel_stack; hex eax
+      .endm
+      mov esp, offset kernel_stack
+      mov eax, 0x11112222; push ax; depth; pop bx; movzx ebx, bx; hex ebx; depth
+      callw 1f
+      jmp 2f
+      1: depth; movzx eax, word ptr [esp]; sub eax, offset 1b; hex eax
+      .byte 0x66; ret
+      2: depth
+      .byte 0x66, 0x9a; .word far16, CODE; depth
+      .byte 0x66, 0x68; .word 0x77; .byte 0x66, 0x9a; .word drop16, CODE; depth
+      stc; .byte 0x66; pushf; movzx eax, word ptr [esp]; and eax, 1; hex eax; clc; .byte 0x66; popf; setc al; movzx eax, al; hex eax; depth
+      mov eax, 0x11112222; .byte 0x66; pusha; depth; xor eax, eax; .byte 0x66; popa; hex eax; depth
+      .byte 0x66; push fs; depth; .byte 0x66; pop fs; depth
+      mov ecx, 0x10002; 3: .byte 0x67; loop 3b; hex ecx
+      .byte 0x67; jecxz 4f; hex 0xbad; 4:
+      mov byte ptr [0x6120], 0x5a; mov ebx, 0x16000; mov esi, 0x20120; xor eax, eax
+      mov al, [bx + si]; hex eax
+      mov dword ptr [0x6120], 0x44332211; mov esi, 0x16120; cld; .byte 0x67; lodsb; movzx eax, al; hex eax; hex esi
+      mov edi, 0x16123; mov ecx, 0x30003; .byte 0x67; rep stosb; hex edi; hex ecx
+      jmp end
+      far16: depth; .byte 0x66; retf
+      drop16: depth; .byte 0x66; retf 2`,
+    ),
+    output:
+      'fffffffe 2222 0 fffffffe fffffffe 0 fffffffc 0 fffffffa 0 1 1 0 fffffff0 2222 0 fffffffe 0 10000 5a 11 16121 16126 30000 .',
+  },
+  {
+    name: 'ENTER and LEAVE with operands of 16 bits on a stack of 32 bits',
+    mode: 'real',
+    source: protected32(`
+      mov esp, offset kernel_stack; mov ebp, 0x1234; .byte 0x66; enter 4, 0
+      mov eax, esp; sub eax, offset kernel_stack; hex eax
+      mov eax, ebp; sub eax, offset kernel_stack; hex eax
+      .byte 0x66; leave; mov eax, esp; sub eax, offset kernel_stack; hex eax; hex ebp`),
+    output: 'fffffffa fffffffe 0 1234 .',
+    notOnSoftwareKvm: 'its emulator pushes as many bits as the stack has',
+  },
+  {
     name: 'BOUND and INTO',
     mode: 'real',
     source: protected32(`
