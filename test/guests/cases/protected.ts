@@ -151,6 +151,29 @@ export const PROTECTED: readonly GuestCase[] = [
     notOnSoftwareKvm: 'its emulator pushes as many bits as the stack has',
   },
   {
+    name: 'gates of 16 bits',
+    mode: 'real',
+    source: protected32(
+      `
+      mov eax, offset through; mov [idt + 0x1e * 8], ax; mov word ptr [idt + 0x1e * 8 + 2], CODE
+      mov word ptr [idt + 0x1e * 8 + 4], 0x8600; mov word ptr [idt + 0x1e * 8 + 6], 0x5555
+      mov [gdt + 0x40], ax; mov word ptr [gdt + 0x42], CODE; mov word ptr [gdt + 0x44], 0x8400
+      mov esp, offset kernel_stack; stc
+      int 0x1e; 1: mov esp, offset kernel_stack
+      mov dword ptr [next], offset 2f
+      lcall 0x40, 0x12345678; 2: jmp end
+      through: mov ebx, esp; sub ebx, offset kernel_stack; hex ebx
+      movzx eax, word ptr [esp + 2]; hex eax
+      movzx eax, word ptr [esp]; sub eax, offset 1b; hex eax
+      pushfd; pop eax; and eax, 0x201; hex eax
+      jmp [next]
+      next: .long 1b`,
+      ['0'],
+    ),
+    output: 'fffffffa 8 0 1 fffffffc 8 16 1 .',
+    notOnSoftwareKvm: 'its emulator has no call gates',
+  },
+  {
     name: 'BOUND and INTO',
     mode: 'real',
     source: protected32(`
