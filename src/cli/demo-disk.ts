@@ -51,8 +51,7 @@ export async function openDemoDisk(
       greeting: `What you write to ${MOUNT_POINT} is there again the next time; "exit" ends the machine.`,
     };
   } catch (error) {
-    const { code, message } = asTsvError(error);
-    const why = code === 'TSV_E_DISK_LOCKED' ? 'another demo has the disk' : message.replace(/\.$/, '');
+    const why = asTsvError(error).message.replace(/\.$/, '');
     say(`${why}: what is written to ${MOUNT_POINT} this time ends with the machine`);
     return {
       backend: undefined,

@@ -86,8 +86,8 @@ describe("the demo's disk", () => {
       await backend?.[Symbol.asyncDispose]();
 
       expect(ended.status).toBe(0);
-      expect(ended.stderr).toContain(
-        'tsvisor: another demo has the disk: what is written to /disk this time',
+      expect(ended.stderr).toMatch(
+        /^tsvisor: ".*demo-disk\.img" is in use .*: what is written to \/disk this time/m,
       );
       expect(ended.stdout).toMatch(/\ntmpfs \/disk tmpfs .*\r\nwritten\r\n/);
     },
