@@ -123,6 +123,8 @@ export class RunLoop {
         this.#msr(reason === abi.KVM_EXIT_X86_WRMSR);
         return undefined;
       case abi.KVM_EXIT_IOAPIC_EOI:
+        // Further ends may wait behind it, which are in no component of the state.
+        this.#incomplete = true;
         this.#hooks.eoi(this.#run.getUint8(abi.KVM_RUN_EOI_VECTOR));
         return undefined;
       case abi.KVM_EXIT_DEBUG:

@@ -348,6 +348,24 @@ describe('exits that only go on', () => {
     },
   );
 
+  it('IOAPIC_EOI tells all vectors before a pause', () => {
+    const control = new VcpuControl();
+    const vectors: number[] = [];
+    const end = (vector: number) =>
+      exit(abi.KVM_EXIT_IOAPIC_EOI, (run) => {
+        run.setUint8(abi.KVM_RUN_EOI_VECTOR, vector);
+        control.command = COMMAND.pause;
+      });
+
+    const { outcome } = play([end(0x31), end(0x41), () => EINTR], {
+      control,
+      hooks: { eoi: (vector) => vectors.push(vector) },
+    });
+
+    expect(vectors).toEqual([0x31, 0x41]);
+    expect(outcome).toEqual({ kind: 'paused' });
+  });
+
   it('IOAPIC_EOI tells the vector', () => {
     const vectors: number[] = [];
     play([exit(abi.KVM_EXIT_IOAPIC_EOI, (run) => run.setUint8(abi.KVM_RUN_EOI_VECTOR, 0x31)), HLT], {
