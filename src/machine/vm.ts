@@ -333,6 +333,7 @@ export class Vm implements AsyncDisposable {
   get halted(): readonly number[] {
     return [...this.#halted].map(({ index }) => index);
   }
+  /** @internal Of a restored machine, which goes on with them at rest. */
   set halted(indices: readonly number[]) {
     this.#halted.clear();
     for (const index of indices) this.#halted.add(this.#vcpu(index));
