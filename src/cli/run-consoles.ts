@@ -80,12 +80,16 @@ export class RunConsoles {
   }
 }
 
+/** Input that may wait for the guest before its source is held back, bytes: a source that is not read cannot hang up. */
+const BACKLOG = 64 * 1024;
+
 /** A port's target, and the input that the guest has not taken yet. */
 class Port {
   readonly spec: ConsoleSpec;
   target: Target | undefined;
   readonly #send: (bytes: Uint8Array) => number;
   #input: Uint8Array[] = [];
+  #waiting = 0;
   #taken: (() => void)[] = [];
 
   /** @param send gives input to the guest; returns how much of it was taken */
@@ -94,11 +98,12 @@ class Port {
     this.#send = send;
   }
 
-  /** @returns a promise unless the guest has taken everything */
+  /** @returns a promise when so much waits for the guest that no more is welcome */
   receive(bytes: Uint8Array): void | Promise<void> {
     this.#input.push(bytes);
+    this.#waiting += bytes.length;
     this.feed();
-    if (this.#input.length > 0) return new Promise((resolve) => this.#taken.push(resolve));
+    if (this.#waiting > BACKLOG) return new Promise((resolve) => this.#taken.push(resolve));
   }
 
   /** Gives the guest what it takes. */
@@ -107,12 +112,13 @@ class Port {
       const [bytes] = this.#input;
       if (bytes === undefined) break;
       const count = this.#send(bytes);
+      this.#waiting -= count;
       if (count < bytes.length) {
         this.#input[0] = bytes.subarray(count);
-        return;
+        break;
       }
       this.#input.shift();
     }
-    for (const resolve of this.#taken.splice(0)) resolve();
+    if (this.#waiting <= BACKLOG) for (const resolve of this.#taken.splice(0)) resolve();
   }
 }

@@ -10,7 +10,8 @@ import { parseConsole, RunConsoles } from '../../src/cli/run-consoles.ts';
 import { planRun } from '../../src/cli/run-options.ts';
 import { fetchBusybox, fetchKernel } from '../../src/host/kernel-fetch.ts';
 import { hasAddon } from '../support/capabilities.ts';
-import { runCli, scratch, startCli } from './support/cli.ts';
+import { file, runCli, scratch, startCli } from './support/cli.ts';
+import { SPIN } from './support/guests.ts';
 import { OnTerminal } from './support/terminal.ts';
 
 /** Only a guest that hangs takes so long, ms. */
@@ -123,6 +124,36 @@ describe('a guest with console=hvc0', () => {
     },
     LIMIT,
   );
+});
+
+describe('a port that no guest listens at', () => {
+  it('lets a client hang up, and takes the next', async () => {
+    const path = join(scratch(), 'port.sock');
+    const cli = startCli([
+      'run',
+      '--accel',
+      'tcg',
+      '--flat',
+      file(SPIN),
+      '--console',
+      `socket:${path},name=a`,
+    ]);
+    await cli.shows(/port a on/, 'stderr');
+
+    const visit = async () => {
+      const client = connect(path);
+      const seen: Buffer[] = [];
+      client.on('data', (bytes) => seen.push(bytes));
+      client.end('input');
+      await once(client, 'close');
+      return Buffer.concat(seen).toString();
+    };
+    // That the one before has gone may be noticed a moment later.
+    for (let i = 0; i < 3; i++) await expect.poll(visit).toBe('');
+
+    cli.child.kill('SIGINT');
+    expect((await cli.ended).status).toBe(130);
+  });
 });
 
 describe('a --console value', () => {
