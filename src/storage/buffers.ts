@@ -18,7 +18,8 @@ export function slice(buffers: readonly Uint8Array[], start: number, length: num
       at -= buffer.length;
       continue;
     }
-    const view = buffer.subarray(at, at + left);
+    // Most are taken whole, and making a view costs.
+    const view = at === 0 && buffer.length <= left ? buffer : buffer.subarray(at, at + left);
     views.push(view);
     left -= view.length;
     at = 0;
