@@ -63,11 +63,9 @@ export async function restoreMachine(vm: Vm, state: MachineState): Promise<void>
   vm.clock.restore(state.clock);
   await Promise.all(state.vcpus.map((vcpu, index) => vm.writeVcpu(index, vcpu)));
   vm.halted = state.halted;
-  // Interrupt controllers come first on the bus and last here: devices raise their lines while all inputs are masked, and
-  // what the controllers had not delivered yet finds local APICs that take it.
-  for (const [index, device] of [...vm.devices.entries()].reverse()) {
-    device.restore(state.devices[index].state);
-  }
+  // Interrupt controllers are attached first: they find local APICs that take what had not been delivered yet, and when
+  // the devices raise their lines again that is no edge. A kernel's controllers forget what they had of a line before.
+  for (const [index, device] of vm.devices.entries()) device.restore(state.devices[index].state);
   vm.engine.restore(state.engine);
 }
 

@@ -79,6 +79,36 @@ describe.each(ENGINES)('a machine on %s', (accel) => {
     expect(written()).toEqual(Array.from(written().keys(), (n) => n + 1));
   });
 
+  it.each(['kernel', 'split'] as const)(
+    'goes on with the routes of its I/O APIC, irqchip %s',
+    async (irqchip) => {
+      // PIT channel 0 at 200 Hz by pin 2 of the I/O APIC as vector 0x30; the PIC is masked.
+      const ticks = `
+        mov rsp, 0x80000
+        lea rax, [rip + handler]; mov rdi, 0x5300; mov [rdi], ax; mov cx, cs; mov [rdi + 2], cx
+        mov word ptr [rdi + 4], 0x8e00; shr rax, 16; mov [rdi + 6], ax; mov qword ptr [rdi + 8], 0
+        mov rdi, 0x4ff0; mov word ptr [rdi], 0xfff; mov qword ptr [rdi + 2], 0x5000; lidt [rdi]
+        mov al, 0xff; out 0x21, al; out 0xa1, al
+        mov ebx, 0xfee00000; mov dword ptr [rbx + 0xf0], 0x1ff
+        mov ebp, 0xfec00000; mov dword ptr [rbp], 0x15; mov dword ptr [rbp + 0x10], 0
+        mov dword ptr [rbp], 0x14; mov dword ptr [rbp + 0x10], 0x30
+        mov al, 0x34; out 0x43, al; mov al, 0x4d; out 0x40, al; mov al, 0x17; out 0x40, al
+        sti
+        1: hlt; jmp 1b
+        handler:
+        mov rdi, 0x6000; inc dword ptr [rdi]; mov eax, [rdi]; mov dx, 0x542; out dx, eax
+        mov dword ptr [rbx + 0xb0], 0; iretq`;
+
+      const vm = await runByTurns(
+        () => longModeVm(ticks, { board: 'pc', irqchip }),
+        () => 0,
+      );
+      await vm.close();
+
+      expect(written()).toEqual(Array.from(written().keys(), (n) => n + 1));
+    },
+  );
+
   it('keeps at rest what HLT had ended', async () => {
     let isLast = 0;
     const halves = `

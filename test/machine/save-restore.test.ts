@@ -274,7 +274,7 @@ describe.each([
           const { vm, disk } = machine;
           disk.hold();
           await until(() => disk.inFlight > 0);
-          await new Promise((resolve) => setTimeout(resolve, random(30)));
+          await new Promise((resolve) => setTimeout(resolve, random(150)));
           await vm.pause();
           const { memory, ...rest } = await saveMachine(vm);
           // Everything else goes through bytes, as on its way to a file.
