@@ -156,13 +156,16 @@ export const ATTENTION_ENGINE = 0x200;
 export const SCRATCH = 0x1000;
 /** Soft TLBs: supervisor, supervisor with user pages (AC or no SMAP), user, user with alignment checks (never filled). */
 export const TLB = 0x2000;
-export const TLB_ENTRIES = 1024;
+export const TLB_ENTRIES = 4096;
 /** Entry: i64 read tag, i64 write tag, i32 addend. A tag is the linear page, -1 never matches. */
 export const TLB_ENTRY = 32;
 export const TLB_READ = 0;
 export const TLB_WRITE = 8;
 export const TLB_ADDEND = 16;
 export const TLB_SIZE = TLB_ENTRIES * TLB_ENTRY;
+/** Offset of an address's entry: address >>> TLB_INDEX_SHIFT & TLB_INDEX_MASK. */
+export const TLB_INDEX_SHIFT = 12 - Math.log2(TLB_ENTRY);
+export const TLB_INDEX_MASK = TLB_SIZE - TLB_ENTRY;
 export const TLB_MODES = 4;
 /** The TLB whose entries never hit, so that every access of a user with EFLAGS.AC and CR0.AM is looked at. */
 export const TLB_MODE_ALIGNED = 3;

@@ -35,8 +35,8 @@ const MAX_INSTRUCTIONS = 64;
 /** A link that is to be resolved, and one that never is: a jump. */
 const UNRESOLVED = 1;
 const NO_LINK = 0;
-/** Linear pages that are remembered to have had code. */
-const MOST_TRANSLATED = 0x1_0000;
+/** Marks of linear pages that were found to have code; a power of two. */
+const PAGE_MARKS = 0x2_0000;
 const EFER_LMA = 1 << 10;
 const VECTOR_PF = 14;
 const VECTOR_GP = 13;
@@ -64,8 +64,8 @@ export class Blocks {
   readonly #queue: InvalidationQueue;
   /** Bytes of an instruction that crosses pages. */
   readonly #crossing = new Uint8Array(2 * MAX_LENGTH);
-  /** Linear pages that were translated since the last change of all translations. */
-  readonly #translated = new Set<number>();
+  /** Marks of the linear pages that were translated since the last change of all translations; pages may share one. */
+  readonly #translated = new Uint8Array(PAGE_MARKS);
   /** Whether supervisor code was found in pages that are not global, since the last change of their translations. */
   #hasLocalSupervisorCode = false;
   #arena: number;
@@ -106,7 +106,7 @@ export class Blocks {
     mmu.onFlush = (onlyLocal) => this.#forgetTranslations(onlyLocal);
     mmu.onInvalidate = (low, high) => {
       // Nothing was executed there: no translation of it is remembered.
-      if (this.#translated.has(pageNumber(low, high))) this.#forgetTranslations(false);
+      if (this.#translated[markOf(low, high)] !== 0) this.#forgetTranslations(false);
     };
     this.newKey();
   }
@@ -142,7 +142,7 @@ export class Blocks {
 
   /** Linear addresses translate differently; `onlyLocal`: but for those of global pages. */
   #forgetTranslations(onlyLocal: boolean): void {
-    if (!onlyLocal) this.#translated.clear();
+    if (!onlyLocal) this.#translated.fill(0);
     // A kernel's code is in global pages, user code is not.
     if (!onlyLocal || this.#hasLocalSupervisorCode) this.newKey();
     else {
@@ -267,8 +267,7 @@ export class Blocks {
     const known = this.#tables.translation(low, high, key);
     if (known >= 0) return known;
     const host = this.#walkNoted(low, high);
-    // The key is another one when there were too many pages.
-    if (host >= 0) this.#tables.keepTranslation(low, high, this.#state.i32(S.CODE_KEY), host);
+    if (host >= 0) this.#tables.keepTranslation(low, high, key, host);
     return host;
   }
 
@@ -284,8 +283,7 @@ export class Blocks {
     if (host < 0) return host;
     this.#mmu.noteLarge(low, high);
     const isLocal = !this.#mmu.walker.global;
-    if (this.#translated.size >= MOST_TRANSLATED) this.#forgetTranslations(false);
-    this.#translated.add(pageNumber(low, high));
+    this.#translated[markOf(low, high)] = 1;
     if (isLocal && this.#state.cpl !== 3) this.#hasLocalSupervisorCode = true;
     return host;
   }
@@ -456,7 +454,7 @@ export class Blocks {
   }
 }
 
-/** Number of a linear page. */
-function pageNumber(low: number, high: number): number {
-  return (high >>> 0) * (0x1_0000_0000 / PAGE) + (low >>> 12);
+/** Index of a linear page's mark. */
+function markOf(low: number, high: number): number {
+  return ((low >>> 12) + Math.imul(high, 0x2545f491)) & (PAGE_MARKS - 1);
 }

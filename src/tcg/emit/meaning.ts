@@ -5,7 +5,19 @@
  * everything that may fault must come before the first write to a register or flag: a fault or an exit abandons the
  * instruction, which is then executed again from its start.
  */
-import { ADDRESS_16, ADDRESS_32, PAGE, R, S, SEG, TLB_ADDEND, TLB_READ, TLB_WRITE } from '../layout.ts';
+import {
+  ADDRESS_16,
+  ADDRESS_32,
+  PAGE,
+  R,
+  S,
+  SEG,
+  TLB_ADDEND,
+  TLB_INDEX_MASK,
+  TLB_INDEX_SHIFT,
+  TLB_READ,
+  TLB_WRITE,
+} from '../layout.ts';
 import type { Slot } from '../table/instruction.ts';
 import {
   type Expr,
@@ -289,7 +301,8 @@ export class Meaning {
    */
   translate(linear: Local, bytes: number, access: Access): Local {
     const { f, site } = this;
-    const entry = f.let(linear.shr_u(7).wrap().and(0x7fe0).add(this.state('i32.load', S.TLB)));
+    const index = linear.shr_u(TLB_INDEX_SHIFT).wrap().and(TLB_INDEX_MASK);
+    const entry = f.let(index.add(this.state('i32.load', S.TLB)));
     const host = f.let(linear.wrap().add(load('i32.load', entry, TLB_ADDEND)));
     const last = bytes === 1 ? linear : linear.add(bytes - 1);
     const page = last.and(-PAGE);

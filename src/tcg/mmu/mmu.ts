@@ -23,8 +23,8 @@ import {
   SENTINEL_HIGH,
   TLB,
   TLB_ADDEND,
-  TLB_ENTRIES,
-  TLB_ENTRY,
+  TLB_INDEX_MASK,
+  TLB_INDEX_SHIFT,
   TLB_MODE_ALIGNED,
   TLB_MODES,
   TLB_READ,
@@ -39,9 +39,6 @@ import { PageWalk, WALK } from './walk.ts';
 const TRACKED = 2048;
 /** Pieces of the linear address space of 1 GiB, by the low bits of their number: where large pages were used. */
 const GIGABYTES = 1024;
-/** From a linear address to the offset of its TLB entry. */
-const INDEX_SHIFT = 12 - Math.log2(TLB_ENTRY);
-const INDEX_MASK = (TLB_ENTRIES - 1) * TLB_ENTRY;
 const SLOT_SIZE = 64;
 const SLOTS = PAGE / SLOT_SIZE;
 const CR0_AM = 1 << 18;
@@ -119,7 +116,7 @@ export class Mmu {
     this.#map = map;
     this.#log = log;
     this.#peers = peers;
-    this.walker = new PageWalk(state, map);
+    this.walker = new PageWalk(state, map, peers.watch.hasOthers);
     this.walker.onChange = (host) => this.touched(host, 4);
     state.bytes[(state.base + SCRATCH) >>> 12] = PAGE_SCRATCH;
     this.flush();
@@ -172,7 +169,7 @@ export class Mmu {
       this.flush();
       return;
     }
-    const entry = this.#state.base + TLB + ((low >>> INDEX_SHIFT) & INDEX_MASK);
+    const entry = this.#state.base + TLB + ((low >>> TLB_INDEX_SHIFT) & TLB_INDEX_MASK);
     for (let mode = 0; mode < TLB_MODES; mode++) {
       this.#state.bytes.fill(0xff, entry + mode * TLB_SIZE, entry + mode * TLB_SIZE + 16);
     }
@@ -244,7 +241,7 @@ export class Mmu {
 
   /** Word index of the entry of a linear address in the current TLB. */
   #entry(low: number): number {
-    return (this.#state.i32(S.TLB) + ((low >>> INDEX_SHIFT) & INDEX_MASK)) >> 2;
+    return (this.#state.i32(S.TLB) + ((low >>> TLB_INDEX_SHIFT) & TLB_INDEX_MASK)) >> 2;
   }
 
   #fill(low: number, high: number, host: number): void {

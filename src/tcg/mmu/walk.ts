@@ -54,10 +54,13 @@ export class PageWalk {
   #high = 0;
   readonly #state: CpuState;
   readonly #map: PhysicalMap;
+  readonly #isShared: boolean;
 
-  constructor(state: CpuState, map: PhysicalMap) {
+  /** @param isShared whether other vCPUs may change the page tables meanwhile */
+  constructor(state: CpuState, map: PhysicalMap, isShared: boolean) {
     this.#state = state;
     this.#map = map;
+    this.#isShared = isShared;
   }
 
   /**
@@ -111,6 +114,11 @@ export class PageWalk {
   #load(at: number): boolean {
     if (at < 0) return false;
     const { words } = this.#state;
+    if (!this.#isShared) {
+      this.#low = words[at];
+      this.#high = words[at + 1];
+      return (this.#low & P) !== 0;
+    }
     let low = Atomics.load(words, at);
     for (;;) {
       const high = Atomics.load(words, at + 1);
