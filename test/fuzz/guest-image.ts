@@ -28,13 +28,13 @@ export type Mode = (typeof MODES)[number];
 /** `kind`: what descriptor and page tables hold. */
 export type Tables = 'sound' | 'noise' | 'absent';
 
-const GDT = 0x800;
-const TSS = 0x900;
+export const GDT = 0x800;
+export const TSS = 0x900;
 const IDT = 0x2000;
 const HANDLERS = 0x4000;
 const PAGE_TABLES = { start: 0x100000, end: 0x180000 };
 const STACK = 0x1f000;
-const KERNEL_STACK = 0x20000;
+export const KERNEL_STACK = 0x20000;
 /** Exceptions that push an error code (SDM vol. 3 table 6-1). */
 const WITH_ERROR_CODE = new Set([8, 10, 11, 12, 13, 14, 17, 21]);
 

@@ -13,6 +13,7 @@ import {
 import { ApicBus } from '../../src/devices/irqchip/apic-bus.ts';
 import { apicMailboxes } from '../../src/devices/irqchip/apic-mailbox.ts';
 import { LocalApic } from '../../src/devices/irqchip/local-apic.ts';
+import type { GuestMemory } from '../../src/memory/guest-memory.ts';
 import type { DeviceAccess } from '../../src/tcg/exits.ts';
 import { PAGE_MAP_SIZE, S } from '../../src/tcg/layout.ts';
 import { PHYSICAL_BITS } from '../../src/tcg/mmu/walk.ts';
@@ -20,7 +21,17 @@ import { setDebugRegs, setRegs, setSregs, translate } from '../../src/tcg/state-
 import { getEvents, setEvents } from '../../src/tcg/system/events.ts';
 import { msrIndices } from '../../src/tcg/system/msrs.ts';
 import type { EntryState } from '../../src/vcpu/entry.ts';
-import { CODE, MODES, type Mode, prepare, RAM, type Tables } from '../fuzz/guest-image.ts';
+import {
+  CODE,
+  GDT,
+  KERNEL_STACK,
+  MODES,
+  type Mode,
+  prepare,
+  RAM,
+  type Tables,
+  TSS,
+} from '../fuzz/guest-image.ts';
 import { makeCode } from '../fuzz/instructions.ts';
 import { budget, Canary, Corpus, hex, patience, Random, unhex } from '../fuzz/support.ts';
 import { TestCpu } from './machine.ts';
@@ -39,6 +50,8 @@ interface Input {
   code: string;
   /** 32-bit code in long mode. */
   isCompatible?: boolean;
+  /** In protected mode: privilege level 1 to 3, or virtual-8086 mode. */
+  level?: number;
   /** Control and debug registers are changed as this seed says. */
   twist?: number;
 }
@@ -104,6 +117,7 @@ class HostileCpu {
     cpu.system.stepOnce = false;
     cpu.state.setI32(S.FAULT_VECTOR, -1);
     setDebugRegs(cpu, { db: [0n, 0n, 0n, 0n], dr6: 0xffff_0ff0n, dr7: 0x400n, flags: 0n });
+    if (input.level !== undefined) moveOut(entry, memory, input.level);
     if (input.isCompatible) entry.sregs.cs = { ...entry.sregs.cs, l: 0, db: 1 };
     const twist = input.twist === undefined ? undefined : new Random(input.twist);
     if (twist !== undefined) twistRegisters(entry, twist);
@@ -163,6 +177,36 @@ class HostileCpu {
   }
 }
 
+/** Beside privilege levels 1 to 3. */
+const VIRTUAL_8086 = 4;
+const FLAG_VM = 0x2_0000n;
+const HANDLER_CODE = 0x10;
+const HANDLER_DATA = 0x18;
+const SEGMENTS = ['cs', 'ds', 'es', 'fs', 'gs', 'ss'] as const;
+
+/** Puts the code of protected mode at an outer level, with its handlers; or into virtual-8086 mode, with handlers at level 0. */
+function moveOut({ regs, sregs }: EntryState, memory: GuestMemory, level: number): void {
+  memory.writeU32(TSS + 4, KERNEL_STACK);
+  memory.writeU16(TSS + 8, HANDLER_DATA);
+  if (level === VIRTUAL_8086) {
+    regs.rflags |= FLAG_VM;
+    regs.rip = 0n;
+    for (const name of SEGMENTS) {
+      const selector = name === 'cs' ? CODE >> 4 : 0x1000;
+      const base = BigInt(selector << 4);
+      sregs[name] = { ...sregs[name], selector, base, limit: 0xffff, type: 3, dpl: 3, db: 0, g: 0 };
+    }
+    return;
+  }
+  for (const selector of [HANDLER_CODE, HANDLER_DATA]) {
+    const access = GDT + selector + 5;
+    memory.writeU8(access, memory.readU8(access) | (level << 5));
+  }
+  for (const name of SEGMENTS) {
+    sregs[name] = { ...sregs[name], selector: sregs[name].selector | level, dpl: level };
+  }
+}
+
 /** Control registers and flags as a kernel might have them, in any combination that a processor has. */
 function twistRegisters({ regs, sregs }: EntryState, random: Random): void {
   const some = (bits: bigint) => bits & random.u64();
@@ -182,6 +226,7 @@ function makeInput(mode: Mode, random: Random): Input {
     seed: random.u32(),
     code: hex(makeCode(isCompatible ? 'protected' : mode, random)),
     ...(isCompatible ? { isCompatible } : {}),
+    ...(mode === 'protected' && random.chance(50) ? { level: 1 + random.below(VIRTUAL_8086) } : {}),
     ...(random.chance(60) ? { twist: random.u32() } : {}),
   };
 }
