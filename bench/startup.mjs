@@ -2,6 +2,7 @@
  * How long it takes from starting the program to the guest's first instruction: `tsvisor run` against QEMU's microvm with
  * the same code, on both engines; and to the shell of `tsvisor demo`.
  */
+import { execFileSync } from 'node:child_process';
 import { fetchBusybox, fetchKernel } from '../dist/host/kernel-fetch.js';
 import { findQemu, impossible, kvmProblem } from './lib/host.mjs';
 import { childTime, qemuCommand, start, startUntil, tsvisor, tsvisorCommand } from './lib/programs.mjs';
@@ -52,6 +53,23 @@ async function measure(qemu, accel, rounds) {
   );
 }
 
+const INTERPRETER = new URL('../dist/tcg/interpreter.js', import.meta.url).href;
+const LOAD = `
+const { loadInterpreter } = await import(${JSON.stringify(INTERPRETER)});
+const start = performance.now();
+loadInterpreter();
+console.log(performance.now() - start);
+`;
+
+/** What the tcg engine itself adds to a start: reading and compiling the interpreter, in a process of its own each time. */
+function interpreter(rounds) {
+  const load = () => Number(execFileSync(process.execPath, ['--input-type=module', '-e', LOAD]));
+  return {
+    name: 'tcg, to load the interpreter (target: 150)',
+    value: summarize(Array.from({ length: rounds }, load)),
+  };
+}
+
 /** What `npm start` does once everything is built and downloaded. */
 async function demo(rounds) {
   const name = 'tcg, to the shell: tsvisor demo';
@@ -81,6 +99,7 @@ export async function startup({ quick, progress }) {
     if (accel === 'kvm' && problem !== undefined) rows.push(impossible('kvm', problem));
     else rows.push(...(await measure(qemu, accel, quick ? 5 : 21)));
   }
+  rows.push(interpreter(quick ? 3 : 11));
   progress('the demo');
   rows.push(await demo(quick ? 1 : 5));
   const notes = [
