@@ -17,16 +17,6 @@ export interface ImageFileOptions {
   readonly lock?: boolean;
 }
 
-/** How bytes go to or from a file. Each call may do a part of it only, and says how many bytes. */
-interface TransferCalls {
-  /** On the event loop. */
-  prompt(views: readonly Uint8Array[], position: number): number;
-  /** In the thread pool. */
-  pooled(views: Uint8Array[], position: number): Promise<number>;
-  /** Either has come back. */
-  done(position: number, bytes: number): void;
-}
-
 /** Buffers that one system call takes (IOV_MAX). */
 const MAX_BUFFERS = 1024;
 /** Bytes that one call is given; Linux itself stops at 2 GiB less a page. */
@@ -89,23 +79,35 @@ export class ImageFile implements AsyncDisposable {
 
   /** Fills the buffers. @throws TSV_E_DISK_IO, also when the file has become too short */
   async read(offset: number, into: readonly Uint8Array[]): Promise<void> {
-    await this.#transfer(offset, into, 'reading', {
-      prompt: (views, position) => readvSync(this.#handle.fd, views, position),
-      pooled: async (views, position) => (await this.#handle.readv(views, position)).bytesRead,
-      done: (position, bytes) => {
-        if (bytes === 0) throw truncatedError(this.path, position + 1);
-      },
+    if (this.readAtOnce(offset, into)) return;
+    await this.#transfer(offset, into, 'reading', async (views, position) => {
+      const { bytesRead } = await this.#handle.readv(views, position);
+      if (bytesRead === 0) throw truncatedError(this.path, position + 1);
+      return bytesRead;
     });
   }
 
   /** Writes the buffers; the file grows when they go beyond its end. @throws TSV_E_DISK_IO, TSV_E_DISK_FULL */
   async write(offset: number, from: readonly Uint8Array[]): Promise<void> {
-    await this.#transfer(offset, from, 'writing', {
-      prompt: (views, position) => writevSync(this.#handle.fd, views, position),
-      pooled: async (views, position) => (await this.#handle.writev(views, position)).bytesWritten,
-      done: (position, bytes) => {
-        this.#length = Math.max(this.#length, position + bytes);
-      },
+    if (this.writeAtOnce(offset, from)) return;
+    await this.#transfer(offset, from, 'writing', async (views, position) => {
+      const { bytesWritten } = await this.#handle.writev(views, position);
+      this.#length = Math.max(this.#length, position + bytesWritten);
+      return bytesWritten;
+    });
+  }
+
+  /** Fills the buffers where that is quick. @returns false when {@link read} has to, or to say what is wrong */
+  readAtOnce(offset: number, into: readonly Uint8Array[]): boolean {
+    return this.#atOnce(into, () => readvSync(this.#handle.fd, into, offset));
+  }
+
+  /** Writes the buffers where that is quick. @returns false when {@link write} has to, or to say what is wrong */
+  writeAtOnce(offset: number, from: readonly Uint8Array[]): boolean {
+    return this.#atOnce(from, () => {
+      const bytes = writevSync(this.#handle.fd, from, offset);
+      this.#length = Math.max(this.#length, offset + bytes);
+      return bytes;
     });
   }
 
@@ -168,24 +170,28 @@ export class ImageFile implements AsyncDisposable {
     return this.close();
   }
 
+  #atOnce(buffers: readonly Uint8Array[], call: () => number): boolean {
+    const total = totalLength(buffers);
+    if (buffers.length > MAX_BUFFERS || !this.#prompt.accepts(total)) return false;
+    try {
+      return this.#prompt.run(call) === total;
+    } catch {
+      return false;
+    }
+  }
+
   async #transfer(
     offset: number,
     buffers: readonly Uint8Array[],
     doing: string,
-    calls: TransferCalls,
+    call: (views: Uint8Array[], position: number) => Promise<number>,
   ): Promise<void> {
     const total = totalLength(buffers);
     let done = 0;
     try {
       while (done < total) {
-        const all = slice(buffers, done, Math.min(total - done, MAX_BYTES));
-        const views = all.length > MAX_BUFFERS ? all.slice(0, MAX_BUFFERS) : all;
-        const position = offset + done;
-        const bytes = this.#prompt.accepts(total)
-          ? this.#prompt.run(() => calls.prompt(views, position))
-          : await calls.pooled(views, position);
-        calls.done(position, bytes);
-        done += bytes;
+        const views = slice(buffers, done, Math.min(total - done, MAX_BYTES));
+        done += await call(views.length > MAX_BUFFERS ? views.slice(0, MAX_BUFFERS) : views, offset + done);
       }
     } catch (cause) {
       throw hostFileError(this.path, doing, cause);

@@ -26,6 +26,11 @@ export class RangeLock {
     return () => this.#release(holder);
   }
 
+  /** Whether {@link take} would not have to wait. */
+  isFree(first: number, last: number, exclusive: boolean): boolean {
+    return !this.#conflicts({ first, last, exclusive }, this.#waiting);
+  }
+
   #release(holder: Holder): void {
     this.#held.delete(holder);
     const still: Holder[] = [];

@@ -13,6 +13,11 @@ export class Requests {
     this.#path = path;
   }
 
+  /** Whether the disk takes requests. */
+  get isOpen(): boolean {
+    return !this.#ended;
+  }
+
   /** Runs a request. @throws TSV_E_DISK_IO when the disk has been closed */
   async run<T>(request: () => Promise<T>): Promise<T> {
     if (this.#ended) throw closedError(this.#path);

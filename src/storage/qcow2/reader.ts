@@ -53,6 +53,18 @@ export class Reader {
     await settleAll(work);
   }
 
+  /**
+   * Fills `into` from one cluster where that is quick and nothing about it is unusual.
+   * @returns false when {@link read} has to, or to say what is wrong
+   */
+  readAtOnce(offset: number, into: readonly Uint8Array[], length: number): boolean {
+    const { file, clusterSize } = this.#layout;
+    const entry = this.#map.lookupCached(Math.floor(offset / clusterSize));
+    if (entry?.kind !== 'data' || entry.offset === 0 || entry.offset % clusterSize !== 0) return false;
+    const host = entry.offset + (offset % clusterSize);
+    return host + length <= file.length && file.readAtOnce(host, into);
+  }
+
   /** True when a guest cluster is known to read as zeros without looking into the backing file. */
   readsAsZeros(cluster: number, entry: L2Entry): boolean {
     return entry.kind === 'zero' || (entry.kind === 'unallocated' && !this.backed(cluster));

@@ -44,6 +44,21 @@ export class Writer {
     return true;
   }
 
+  /**
+   * Writes to one cluster in place where that is quick and nothing about it is unusual.
+   * @returns false when {@link writeInPlace} or {@link write} has to, or to say what is wrong
+   */
+  writeAtOnce(offset: number, from: readonly Uint8Array[]): boolean {
+    const { file, clusterSize } = this.#layout;
+    const entry = this.#map.lookupCached(Math.floor(offset / clusterSize));
+    if (entry?.kind !== 'data' || !entry.copied || entry.offset % clusterSize !== 0) return false;
+    const cluster = entry.offset / clusterSize;
+    const isOwn = this.#metadata.kind(cluster) === undefined && this.#refcounts.getCached(cluster) === 1;
+    return (
+      isOwn && entry.offset < file.length && file.writeAtOnce(entry.offset + (offset % clusterSize), from)
+    );
+  }
+
   /** Writes; the clusters are locked exclusively. */
   async write(offset: number, from: readonly Uint8Array[], length: number): Promise<void> {
     for (let at = 0; at < length; ) {
