@@ -11,7 +11,7 @@ import { buildInitramfs } from '../../src/boot/initramfs/build.ts';
 import { VirtioConsole } from '../../src/devices/virtio/console/console.ts';
 import { fetchBusybox, fetchKernel } from '../../src/host/kernel-fetch.ts';
 import { type MachineState, restoreMachine, saveMachine } from '../../src/machine/machine-state.ts';
-import { Vm } from '../../src/machine/vm.ts';
+import { Vm, type VmStateName } from '../../src/machine/vm.ts';
 import type { BlockBackend } from '../../src/storage/backend.ts';
 import { addDisk } from '../devices/virtio/support/further-disk.ts';
 
@@ -20,6 +20,8 @@ const LIMIT = 300_000;
 /** Only a guest that lost something makes nothing of its load for so long, ms. */
 const PATIENCE = 60_000;
 const SAVES = process.env.TSVISOR_SLOW_TESTS ? 25 : 6;
+/** How long a guest that boots runs in one machine, ms, about. */
+const BOOT_RUN = process.env.TSVISOR_SLOW_TESTS ? 200 : 900;
 const MIB = 2 ** 20;
 const SLOT = MIB / 2;
 const WRITERS = 2;
@@ -317,4 +319,63 @@ describe.each([
       LIMIT * 2,
     );
   },
+);
+
+/** What a kernel finds out while it boots, and what it says when time or a processor is not what it seemed. */
+const BOOT_COMMAND =
+  'grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/clocksource/clocksource0/current_clocksource; echo -n hello | md5sum';
+const TROUBLE =
+  /BUG|Oops|WARNING|rcu.*stall|clocksource.*unstable|TSC.*unstable|APIC error|[Ss]purious|nobody cared/;
+
+/** Pauses a machine. @returns false when it has ended meanwhile */
+async function paused(vm: Vm): Promise<boolean> {
+  const state = (): VmStateName => vm.state;
+  if (state() !== 'running') return false;
+  await vm.pause().catch((error) => expect(error.code).toBe('TSV_E_STATE'));
+  return state() === 'paused';
+}
+
+it(
+  'a Linux guest boots through many machine objects',
+  async () => {
+    const random = randomNumbers(Date.now() >>> 0);
+    const bootInitrd = await buildInitramfs({ busybox: await fetchBusybox(), command: BOOT_COMMAND });
+    let output = '';
+    const create = async () => {
+      const vm = await Vm.create({
+        accel: 'tcg',
+        cpus: 2,
+        memory: '128M',
+        boot: { kernel, initrd: bootInitrd, cmdline: 'console=ttyS0 panic=-1 cryptomgr.notests' },
+      });
+      vm.console.onData((bytes) => {
+        output += Buffer.from(bytes).toString('latin1').replaceAll('\r', '');
+      });
+      return vm;
+    };
+    let vm = await create();
+    vm.start();
+    let saves = 0;
+    for (;;) {
+      await new Promise((resolve) => setTimeout(resolve, BOOT_RUN * (0.5 + random(1000) / 1000)));
+      if (!(await paused(vm))) break;
+      const state = await saveMachine(vm);
+      await vm.close();
+      vm = await create();
+      await restoreMachine(vm, state);
+      vm.start();
+      saves++;
+    }
+    const { reason } = await vm.exited;
+
+    expect(output).not.toMatch(TROUBLE);
+    expect(reason).toBe('poweroff');
+    expect(saves).toBeGreaterThan(2);
+    expect(output.match(/Linux version/g)).toHaveLength(1);
+    expect(output).toMatch(/^2$/m);
+    expect(output).toMatch(/^(tsc|kvm-clock)$/m);
+    expect(output).toContain('5d41402abc4b2a76b9719d911017c592');
+    console.log(`booted through ${saves + 1} machines`);
+  },
+  LIMIT * 2,
 );
