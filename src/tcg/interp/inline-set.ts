@@ -1,6 +1,6 @@
 /**
  * Which handlers are inline in run(), and which pairs of instructions have a handler for both: the frequent ones of 64-bit
- * code, from the profile of a Linux boot with and without the kernel's crypto self-tests.
+ * code, from the profile of a Linux boot with and without the kernel's crypto self-tests, and of Debian's to its login.
  */
 import { CONDITIONS } from '../table/instruction.ts';
 import type { Handler } from './handlers.ts';
@@ -18,9 +18,21 @@ const PER_CPU = new Set(['inc 4', 'dec 4', 'add 8', 'sub 8']);
 /** Forms that compilers hardly ever choose. */
 const RARE = new Set(['movzx 8', 'movsxd 4']);
 
+/** What the C library compares and copies strings with, 16 bytes at once. */
+const STRINGS = new Set([
+  'pcmpeqb 16 A16v,B16v',
+  'pmovmskb 4 A4,B16v',
+  'pxor 16 A16v,B16v',
+  'movx 16 A16v,memory16v base',
+  'movx 16 memory16v,B16v base',
+  'movux 16 A16v,memory16v base  u',
+  'movux 16 memory16v,B16v base  u',
+]);
+
 /** Whether a handler belongs into run(). */
-export function isInline({ instruction, form }: Handler): boolean {
+export function isInline({ instruction, form, key }: Handler): boolean {
   const { name } = instruction;
+  if (STRINGS.has(key.trim())) return true;
   const { size, slots, address, lock } = form;
   if (lock) return false;
   const memory = slots.find(({ place }) => place === 'memory');
