@@ -3,7 +3,8 @@
 /**
  * Shell commands that move the script to the console that the kernel command line names last. The kernel could not open
  * it before its driver was loaded, and it may come a moment after its driver: a virtio console with several ports is
- * told about them by messages (virtio 1.2 section 5.3.6). It is opened once and stays open, or what was typed early would
+ * told about them by messages (virtio 1.2 section 5.3.6). Its node in /dev is there before it can be opened, so the
+ * kernel's list of consoles is looked at. It is opened once and stays open, or what was typed early would
  * be lost when it is closed; without `command` a console that cannot be opened would end the script.
  */
 export const OPEN_CONSOLE = `console=
@@ -14,9 +15,8 @@ done
 set +f
 case $console in
   hvc*)
-    looks=0
-    until [ -c "/dev/$console" ] || [ "$looks" -ge 20 ]; do
-      looks=$((looks + 1))
+    for look in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+      case " $(cat /sys/class/tty/console/active) " in *" $console "*) break ;; esac
       sleep 0.1
     done
     ;;
