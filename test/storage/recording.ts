@@ -13,10 +13,24 @@ export class Recording {
   constructor(file: ImageFile, start: Buffer) {
     this.#start = start;
     const write = file.write.bind(file);
+    const writeAtOnce = file.writeAtOnce.bind(file);
     const sync = file.sync.bind(file);
+    // write() tries writeAtOnce() before anything else.
+    let isRecorded = false;
     file.write = (offset, from) => {
       this.#events.push({ kind: 'write', offset, bytes: Buffer.concat(from) });
-      return write(offset, from);
+      isRecorded = true;
+      try {
+        return write(offset, from);
+      } finally {
+        isRecorded = false;
+      }
+    };
+    file.writeAtOnce = (offset, from) => {
+      const bytes = Buffer.concat(from);
+      const isDone = writeAtOnce(offset, from);
+      if (isDone && !isRecorded) this.#events.push({ kind: 'write', offset, bytes });
+      return isDone;
     };
     file.sync = async () => {
       await sync();
