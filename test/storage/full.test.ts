@@ -59,6 +59,7 @@ describe('failing writes', () => {
     const write = file.write.bind(file);
     let calls = 0;
     let failing = true;
+    file.writeAtOnce = () => false;
     file.write = async (offset, from) => {
       if (failing && (calls++ * 7 + seed) % 11 < 3) throw hostFileError(path, 'writing', { code: 'ENOSPC' });
       return write(offset, from);
