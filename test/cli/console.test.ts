@@ -59,7 +59,8 @@ describe('a guest with console=hvc0', () => {
       terminal.resize(132, 43);
       terminal.type('until [ "$(stty size)" = "43 132" ]; do sleep 0.1; done; echo "[resized]"\r');
       await terminal.shows(/\n\[resized\]/);
-      terminal.type('echo "[started]"; sleep 1000\r');
+      // What says so is the program that Ctrl-C shall end, not the shell on its way to it.
+      terminal.type(`sh -c 'echo "[started]"; sleep 1000'\r`);
       await terminal.shows(/\n\[started\]/);
       terminal.type('\x03');
       terminal.type('echo "[$((6 * 7))]"\r');

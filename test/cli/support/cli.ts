@@ -26,6 +26,9 @@ const SIGNAL_STATUS: Readonly<Record<string, number>> = {
   SIGTERM: 143,
 };
 
+/** How long a command may show nothing at all, ms, before a test stops waiting for more. */
+const PATIENCE = 45_000;
+
 /** A running command. */
 export class RunningCli {
   readonly child: ChildProcess;
@@ -51,15 +54,21 @@ export class RunningCli {
     });
   }
 
-  /** Waits until an output shows something. */
+  /** Waits until an output shows something; a command that shows nothing new for long is given up. */
   async shows(pattern: RegExp, stream: 'stdout' | 'stderr' = 'stdout'): Promise<RegExpExecArray> {
-    for (;;) {
+    for (let isLate = false; ; ) {
       const match = pattern.exec(this[stream]);
       if (match !== null) return match;
-      if (!running.has(this.child)) {
+      if (isLate || !running.has(this.child)) {
         throw new Error(`${stream} never showed ${pattern}:\n${this.stdout}\n${this.stderr}`);
       }
-      await new Promise<void>((resolve) => this.#changed.push(resolve));
+      isLate = await new Promise<boolean>((resolve) => {
+        const limit = setTimeout(() => resolve(true), PATIENCE);
+        this.#changed.push(() => {
+          clearTimeout(limit);
+          resolve(false);
+        });
+      });
     }
   }
 
