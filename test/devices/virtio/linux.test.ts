@@ -6,6 +6,7 @@ import { VirtioConsole } from '../../../src/devices/virtio/console/console.ts';
 import { fetchBusybox, fetchKernel } from '../../../src/host/kernel-fetch.ts';
 import { Vm } from '../../../src/index.ts';
 import type { BlockBackend } from '../../../src/storage/backend.ts';
+import { untilPoweroff } from './support/linux.ts';
 
 /** Only a guest that hangs takes so long, ms. */
 const LIMIT = 300_000;
@@ -70,16 +71,7 @@ async function run(transport: 'mmio' | 'pci', cpus: number, disk: Content, scrip
     rng: true,
     boot: { kernel: kernel.vmlinuz, initrd, cmdline: 'console=ttyS0 panic=-1 cryptomgr.notests quiet' },
   });
-  let output = '';
-  vm.console.onData((bytes) => {
-    output += Buffer.from(bytes).toString('latin1').replaceAll('\r', '');
-  });
-  const limit = setTimeout(() => void vm.stop('timeout'), LIMIT);
-  vm.start();
-  const exit = await vm.exited;
-  clearTimeout(limit);
-  if (exit.reason !== 'poweroff') throw new Error(`${exit.reason}:\n${output.slice(-2000)}`);
-  return { output, ports };
+  return { output: await untilPoweroff(vm, LIMIT), ports };
 }
 
 const WAIT = 'i=0; until [ -e /dev/hvc0 ] || [ $i = 50 ]; do sleep 0.1; i=$((i+1)); done';

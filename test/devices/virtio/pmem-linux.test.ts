@@ -18,6 +18,7 @@ import { buildInitramfs } from '../../../src/boot/initramfs/build.ts';
 import { ROOT_MODULES } from '../../../src/boot/initramfs/root-script.ts';
 import { type FetchedKernel, fetchBusybox, fetchKernel } from '../../../src/host/kernel-fetch.ts';
 import { openDisk, Vm, type VmConfig } from '../../../src/index.ts';
+import { untilPoweroff } from './support/linux.ts';
 
 /** Only a guest that hangs takes so long, ms. */
 const LIMIT = 300_000;
@@ -126,15 +127,7 @@ async function run(options: Partial<VmConfig>, flags: string, script: string) {
       cmdline: `console=ttyS0 panic=-1 cryptomgr.notests quiet root=/dev/pmem0 ro ${flags} test=${Buffer.from(script).toString('base64')}`,
     },
   });
-  let output = '';
-  vm.console.onData((bytes) => {
-    output += Buffer.from(bytes).toString('latin1').replaceAll('\r', '');
-  });
-  const limit = setTimeout(() => void vm.stop('timeout'), LIMIT);
-  vm.start();
-  const exit = await vm.exited;
-  clearTimeout(limit);
-  if (exit.reason !== 'poweroff') throw new Error(`${exit.reason}:\n${output.slice(-3000)}`);
+  const output = await untilPoweroff(vm, LIMIT);
   return { output, log };
 }
 
